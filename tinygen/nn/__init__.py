@@ -1,0 +1,1 @@
+"""Layers whose parameters have PyTorch's names, shapes and layouts."""
