@@ -1,0 +1,158 @@
+"""What every model has in common: how it is made, trained by one step, and judged.
+
+A model file defines a subclass, its recipes, and the parts that differ. The training loop and the command line see
+only what is written here, so a model with one loss needs `build`, `loss`, `log_prob` and `sample` and nothing else;
+a model with several networks (a GAN, say) overrides `optimizers` and `train_step` as well.
+
+Examples are flat: `x` is a float32 array (batch, dimensions) with values in [0, 1], on the model's device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .. import nn, optim
+from ..backend import Array, device_of, to_device
+from ..tensor import Tensor, no_grad
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..data import Split
+
+EVALUATION_BATCH = 500
+
+
+class Model(nn.Module):
+    """Base class of the models; see the module's text for what a subclass must add."""
+
+    RECIPES: ClassVar[Mapping[str, Recipe]] = {}
+    # The figure of `evaluate` whose lowest value on the validation set picks the model; None keeps the last one.
+    selected_by: ClassVar[str | None] = "nll"
+
+    @classmethod
+    def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
+        """A new model: hyperparameters from `recipe.model`, sizes and data-dependent starts from `train`.
+
+        `train` has no examples (but the right shape) when a saved run is loaded: the weights follow at once.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define build(recipe, train, rng)")
+
+    def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
+        """What one training step lowers: a scalar, in nats per example for a likelihood model."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss(x, rng), or train_step")
+
+    def log_prob(self, x: Array) -> Tensor:
+        """ln p(x) of each example, (batch,), in nats."""
+        raise NotImplementedError(f"{type(self).__name__} gives no likelihood")
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """`n` examples drawn from the model, (n, dimensions), values in [0, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} cannot draw samples")
+
+    def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
+        """`x` with the entries where the boolean mask `observed` (dimensions,) is False drawn given the others."""
+        raise NotImplementedError(f"{type(self).__name__} cannot fill in pixels")
+
+    def optimizers(self, recipe: Recipe) -> Optimizers:
+        """The optimizers of one training step, by name. Default: the recipe's, over all parameters, as "model"."""
+        return Optimizers({"model": optim_from(recipe, self.parameters())}, clip=recipe.clip)
+
+    def train_step(self, x: Array, optimizers: Optimizers, rng: np.random.Generator) -> dict[str, float]:
+        """One update from the batch `x`; returns the figures to log, of which "loss" is shown."""
+        loss = self.loss(x, rng)
+        optimizers.minimize(loss)
+        return {"loss": loss.item()}
+
+    def evaluate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
+        """Figures on held-out examples `x` (n, dimensions): mean "nll" in nats, and "bits_per_dim".
+
+        bits per dimension = nll / (dimensions ln 2). `rng` serves models whose figure is an estimate.
+        """
+        total = 0.0
+        with self.evaluating():
+            for batch in self.batches(x):
+                total += float(np.sum(self.log_prob(batch).numpy(), dtype=np.float64))
+        nll = -total / len(x)
+        return {"nll": nll, "bits_per_dim": nll / (x.shape[1] * math.log(2))}
+
+    def batches(self, x: Array, size: int = EVALUATION_BATCH) -> Iterator[Array]:
+        """`x` in parts of at most `size` examples, each on the model's device."""
+        for start in range(0, len(x), size):
+            yield to_device(x[start : start + size], self.device)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it no graph is recorded, and dropout and batch statistics are off."""
+        self.eval()
+        try:
+            with no_grad():
+                yield
+        finally:
+            self.train()
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu" or "cuda:N"."""
+        return device_of(next(iter(self.parameters()))._data)
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or a gradient became NaN or infinite; the parameters were left as they were before that update."""
+
+
+class Optimizers(dict):
+    """A model's optimizers by name, with the recipe's bound on the gradient's norm.
+
+    `minimize` is the whole update, so that a model with several networks reads as its losses:
+    `optimizers.minimize(discriminator_loss, "discriminator")`.
+    """
+
+    def __init__(self, optimizers: Mapping[str, Any], clip: float | None = None):
+        super().__init__(optimizers)
+        self.clip = clip
+        # The schedule multiplies these, so each optimizer may have a rate of its own.
+        self.base_lr = {name: optimizer.lr for name, optimizer in self.items()}
+
+    def set_lr(self, factor: float) -> None:
+        """Give every optimizer `factor` times the rate that it was made with."""
+        for name, optimizer in self.items():
+            optimizer.lr = self.base_lr[name] * factor
+
+    def minimize(self, loss: Tensor, name: str = "model") -> float:
+        """Backward, clip, one step of the optimizer `name`; returns the gradient's Euclidean norm before clipping.
+
+        Raises NotFiniteError, without changing a parameter, when the loss or its gradient is not finite.
+        """
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the loss became {value}")
+        optimizer = self[name]
+        optimizer.zero_grad()
+        loss.backward()
+        norm = float(optim.clip_grad_norm(optimizer.parameters, math.inf if self.clip is None else self.clip))
+        if not math.isfinite(norm):
+            raise NotFiniteError(f"the gradient's norm became {norm}")
+        optimizer.step()
+        return norm
+
+
+def optim_from(recipe: Recipe, parameters: Any, **changes: Any) -> Any:
+    """The optimizer that `recipe` names, over `parameters`; `changes` (such as lr=...) replace its options."""
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, **recipe.optimizer_options, **changes}
+    return optim.OPTIMIZERS[recipe.optimizer](parameters, **options)
+
+
+def pixel_log_odds(train: Split) -> np.ndarray:
+    """ln p/(1 - p) of each pixel's mean over `train`, (dimensions,) float32: the start of a model's output biases.
+
+    p is smoothed by one pixel on and one off, p = (sum x + 1) / (n + 2), so that it is never 0 or 1.
+    """
+    images = train.images.reshape(len(train.images), -1)
+    on = images.sum(axis=0, dtype=np.float64) / (255 if train.is_grey else 1)
+    p = (on + 1) / (len(images) + 2)
+    return np.log(p / (1 - p)).astype(np.float32)
