@@ -1,0 +1,18 @@
+"""Data sets of 28x28 images: `load` one by name, `binarize` its images, go through it in `batches`."""
+
+from .catalogue import Source, available, info, load
+from .dataset import BINARIZATIONS, Dataset, Split, batches, binarize
+from .formats import DataError
+
+__all__ = [
+    "BINARIZATIONS",
+    "DataError",
+    "Dataset",
+    "Source",
+    "Split",
+    "available",
+    "batches",
+    "binarize",
+    "info",
+    "load",
+]
