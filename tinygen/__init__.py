@@ -1,7 +1,29 @@
-"""tinygen: deep generative models on a small reverse-mode autodiff engine."""
+"""tinygen: deep generative models on a small reverse-mode autodiff engine.
 
+Here are the engine and its functions; the parts built on it (`tinygen.nn`, `tinygen.models`, ...) load when used.
+"""
+
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 # In a checkout the kernels stand beside this package (`kernels/`); an installed tinygen holds them as `tinygen/kernels`.
 if not (Path(__file__).parent / "kernels").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
+
+from tinygen import ops
+from tinygen.anomaly import AnomalyError, detect_anomaly
+from tinygen.graph import enable_grad, no_grad
+from tinygen.ops import *  # noqa: F403
+from tinygen.tensor import Tensor, from_dlpack, grad
+
+__version__ = "0.1.0"
+__all__ = ["AnomalyError", "Tensor", "detect_anomaly", "enable_grad", "from_dlpack", "grad", "no_grad", *ops.__all__]
+
+_PARTS = ("checks", "data", "distributions", "evaluation", "gallery", "kernels", "models", "nn", "optim", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"tinygen.{name}")
+    raise AttributeError(f"module 'tinygen' has no attribute {name!r}")

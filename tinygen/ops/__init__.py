@@ -1,0 +1,118 @@
+"""The differentiable functions, and the operators and methods that they give to Tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinygen.ops.elementwise import (
+    abs,
+    add,
+    astype,
+    clip,
+    cos,
+    divide,
+    elu,
+    exp,
+    leaky_relu,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    power,
+    relu,
+    sigmoid,
+    sign,
+    sin,
+    softplus,
+    sqrt,
+    subtract,
+    tanh,
+    where,
+)
+from tinygen.ops.functional import (
+    batch_norm,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    dropout,
+    embedding,
+    instance_norm,
+    l1_loss,
+    mse_loss,
+)
+from tinygen.ops.linalg import einsum, linear, matmul
+from tinygen.ops.reduction import cumsum, log_softmax, logsumexp, max, mean, min, softmax, std, sum, var
+from tinygen.ops.shape import (
+    broadcast_to,
+    concatenate,
+    expand_dims,
+    flip,
+    getitem,
+    pad,
+    reshape,
+    setitem,
+    split,
+    squeeze,
+    stack,
+    swapaxes,
+    take_along_axis,
+    tile,
+    transpose,
+)
+from tinygen.ops.transfer import to
+from tinygen.tensor import Tensor, array_of
+
+__all__ = [
+    "abs", "add", "astype", "batch_norm", "binary_cross_entropy_with_logits", "broadcast_to", "clip", "concatenate", "cos",
+    "cross_entropy", "cumsum", "divide", "dropout", "einsum", "elu", "embedding", "exp", "expand_dims", "flip", "getitem",
+    "instance_norm", "l1_loss", "leaky_relu", "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum",
+    "mean", "min", "minimum", "mse_loss", "multiply", "negative", "pad", "power", "relu", "reshape", "setitem", "sigmoid",
+    "sign", "sin", "softmax", "softplus", "split", "sqrt", "squeeze", "stack", "std", "subtract", "sum", "swapaxes",
+    "take_along_axis", "tanh", "tile", "to", "transpose", "var", "where",
+]  # fmt: skip
+
+
+def _reflected(function: Callable) -> Callable:
+    return lambda self, other: function(other, self)
+
+
+def _comparison(name: str) -> Callable:
+    def compare(self: Tensor, other: Any) -> Any:
+        result = getattr(self._data, name)(array_of(other))
+        return result if result is NotImplemented else Tensor._wrap(result)
+
+    return compare
+
+
+def _copy(self: Tensor) -> Tensor:
+    """The same values in memory of its own, still part of the graph."""
+    return astype(self, self.dtype)
+
+
+def _install() -> None:
+    """Give Tensor its operators and methods: the one place where the layer below learns of the layer above."""
+    for name, function in {
+        "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul,
+    }.items():  # fmt: skip
+        setattr(Tensor, f"__{name}__", lambda self, other, function=function: function(self, other))
+        setattr(Tensor, f"__r{name}__", _reflected(function))
+    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        setattr(Tensor, f"__{name}__", _comparison(f"__{name}__"))
+    for name, function in {"neg": negative, "abs": abs, "getitem": getitem, "setitem": setitem}.items():
+        setattr(Tensor, f"__{name}__", lambda self, *args, function=function: function(self, *args))
+    Tensor.__iter__ = lambda self: (self[i] for i in range(len(self)))
+    methods = (
+        astype, clip, cumsum, exp, flip, log, logsumexp, log_softmax, max, mean, min, relu, reshape, sigmoid, softmax, sqrt,
+        squeeze, std, sum, swapaxes, tanh, to, transpose, var,
+    )  # fmt: skip
+    for function in methods:
+        method = lambda self, *args, function=function, **options: function(self, *args, **options)
+        method.__doc__, method.__name__ = function.__doc__, getattr(function, "name", None) or function.__name__
+        setattr(Tensor, method.__name__, method)
+    Tensor.copy = _copy
+    Tensor.T = property(lambda self: transpose(self), doc="The axes reversed.")
+
+
+_install()

@@ -1,0 +1,230 @@
+"""Shapes and places: every function here moves values without changing them, and its gradient moves them back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tinygen.backend import Array, is_array, module_of
+from tinygen.op import differentiable
+from tinygen.tensor import Tensor, array_of
+
+
+@differentiable(view=True, x=lambda g, x_shape: reshape(g, x_shape))
+def _reshape(x: Array, /, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """The same values in another shape (one entry may be -1); ints or one tuple."""
+    return _reshape(x, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+
+
+@differentiable(view=True, x=lambda g, axes: _transpose(g, tuple(np.argsort(axes).tolist())))
+def _transpose(x: Array, /, axes: tuple[int, ...]) -> Array:
+    return x.transpose(axes)
+
+
+def transpose(x: Any, *axes: Any) -> Any:
+    """Axes in the given order (ints or one tuple); reversed if none is given."""
+    axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+    return _transpose(x, tuple(a % x.ndim for a in axes) if axes else tuple(reversed(range(x.ndim))))
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """Two axes exchanged."""
+    axes = list(range(x.ndim))
+    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    return _transpose(x, tuple(axes))
+
+
+def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """Without the axes of length 1 (or those named; ValueError if one is longer)."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    drop = {a % x.ndim for a in axes if axis is not None or x.shape[a] == 1}
+    if any(x.shape[a] != 1 for a in drop):
+        raise ValueError(f"squeeze needs axes of length 1: axis {axis} of shape {x.shape}")
+    return _reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in drop))
+
+
+def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
+    """With new axes of length 1 at the places `axis` of the result."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    ndim = np.ndim(x) + len(axes)
+    places = {a % ndim for a in axes}
+    rest = iter(x.shape)
+    return _reshape(x, tuple(1 if a in places else next(rest) for a in range(ndim)))
+
+
+@differentiable(view=True, x=lambda g: g)  # the engine sums g down to x's shape, and that is the whole gradient
+def broadcast_to(x: Array, /, shape: tuple[int, ...]) -> Array:
+    """x repeated (as a read-only view) to `shape` by NumPy's rules."""
+    return module_of(x).broadcast_to(x, shape)
+
+
+def _pieces(g: Any, axis: int, lengths: Sequence[int], needs: Sequence[bool]) -> tuple:
+    before = (slice(None),) * (axis % g.ndim)
+    starts = np.cumsum([0, *lengths]).tolist()
+    return tuple(g[(*before, slice(s, s + n))] if need else None for s, n, need in zip(starts, lengths, needs))
+
+
+@differentiable(joint=lambda g, arrays_shapes, axis, needs: _pieces(g, axis, [s[axis] for s in arrays_shapes], needs))
+def _concatenate(*arrays: Array, axis: int) -> Array:
+    return module_of(*arrays).concatenate(arrays, axis=axis)
+
+
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays joined along an existing axis."""
+    return _concatenate(*arrays, axis=axis)
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape joined along a new axis."""
+    return concatenate([expand_dims(_at_least_array(a), axis) for a in arrays], axis)
+
+
+def _at_least_array(x: Any) -> Any:
+    return x if isinstance(x, Tensor) or is_array(x) else np.asarray(array_of(x))
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
+    """x cut into `sections` equal parts, or at the given indices; ValueError if it cannot be cut evenly."""
+    n = x.shape[axis]
+    if isinstance(sections, int):
+        if n % sections:
+            raise ValueError(f"split of an axis of length {n} into {sections} equal parts: give the cut indices instead")
+        sections = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
+    edges = [0, *sections, n]
+    before = (slice(None),) * (axis % x.ndim)
+    return [x[(*before, slice(a, b))] for a, b in pairwise(edges)]
+
+
+def _widths(pad_width: Any, ndim: int) -> tuple[tuple[int, int], ...]:
+    widths = np.broadcast_to(np.asarray(pad_width), (ndim, 2))
+    return tuple((int(a), int(b)) for a, b in widths)
+
+
+def _crop(g: Any, pad_width: Any) -> Any:
+    return g[tuple(slice(a, n - b) for (a, b), n in zip(_widths(pad_width, g.ndim), g.shape))]
+
+
+@differentiable(x=lambda g, pad_width: _crop(g, pad_width))
+def pad(x: Array, /, pad_width: Any, value: float = 0.0) -> Array:
+    """x with `pad_width` (as NumPy's: one int, one pair, or a pair for every axis) cells of `value` around it."""
+    return module_of(x).pad(x, _widths(pad_width, x.ndim), constant_values=value)
+
+
+@differentiable(view=True, x=lambda g, axis: flip(g, axis))
+def flip(x: Array, /, axis: int | tuple[int, ...] | None = None) -> Array:
+    """x in reverse order along `axis` (None: all)."""
+    return module_of(x).flip(x, axis)
+
+
+def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
+    """x repeated whole, `repetitions` times along each axis, as numpy.tile."""
+    repetitions = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    ndim = max(x.ndim, len(repetitions))
+    shape = (1,) * (ndim - x.ndim) + x.shape
+    repetitions = (1,) * (ndim - len(repetitions)) + repetitions
+    thin = reshape(x, tuple(n for size in shape for n in (1, size)))
+    full = broadcast_to(thin, tuple(n for r, size in zip(repetitions, shape) for n in (r, size)))
+    return reshape(full, tuple(r * size for r, size in zip(repetitions, shape)))
+
+
+def _plain_index(index: Any) -> Any:
+    """`index` with Tensors and sequences as arrays of its own: a caller's later change must not reach the gradient."""
+    if isinstance(index, tuple):
+        return tuple(_plain_index(i) for i in index)
+    if isinstance(index, (Tensor, list)) or is_array(index):
+        index = array_of(index) if not isinstance(index, list) else np.asarray(index, dtype=None if index else int)
+        if index.dtype.kind not in "iub":
+            raise IndexError(f"an index array must hold integers or booleans, not {index.dtype}")
+        return index.copy()
+    return index
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether the index selects each element at most once: no integer arrays in it."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return not any(is_array(i) and i.dtype != bool for i in parts)
+
+
+@differentiable(g=lambda g, index: _getitem(g, index))
+def _scatter(g: Array, /, index: Any, shape: tuple[int, ...]) -> Array:
+    # The gradient of reading x[index]: an element that was read several times gets the sum.
+    xp = module_of(g)
+    out = xp.zeros(shape, dtype=g.dtype)
+    if _is_basic(index):
+        out[index] = g
+    else:
+        xp.add.at(out, index, g)
+    return out
+
+
+@differentiable(view=True, x=lambda g, index, x_shape: _scatter(g, index, x_shape))
+def _getitem(x: Array, /, index: Any) -> Array:
+    return x[index]
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """x[index] with all of NumPy's indexing: slices, integers, integer and boolean arrays, newaxis, ellipsis."""
+    return _getitem(x, _plain_index(index))
+
+
+def _survivors(shape: tuple[int, ...], index: Any, xp: Any) -> Array | None:
+    """Which assigned values are still there afterwards: with an integer array an element can be written twice."""
+    if _is_basic(index):
+        return None
+    places = xp.arange(math.prod(shape)).reshape(shape)[index]
+    writers = xp.zeros(math.prod(shape), dtype=places.dtype)
+    order = xp.arange(places.size).reshape(places.shape)
+    writers[places] = order
+    return writers[places] == order
+
+
+def _assigned_gradient(g: Any, index: Any) -> Any:
+    part = _getitem(g, index)
+    kept = _survivors(g.shape, index, module_of(array_of(g)))
+    return part if kept is None else part * kept
+
+
+@differentiable(x=lambda g, index: _set(g, 0.0, index), value=lambda g, index: _assigned_gradient(g, index))
+def _set(x: Array, value: Array, /, index: Any) -> Array:
+    y = x.copy()
+    y[index] = value
+    return y
+
+
+def setitem(x: Tensor, index: Any, value: Any) -> None:
+    """`x[index] = value`, differentiable: x becomes a new tensor (other tensors computed from the old x are not affected).
+
+    Raises RuntimeError for a leaf that requires grad, which would lose its gradient.
+    """
+    if x.is_leaf and x.requires_grad:
+        raise RuntimeError(
+            "item assignment to a leaf that requires grad would cut it off from its gradient: write x = x.copy() first, "
+            "use tinygen.where, or change x.data outside the graph"
+        )
+    result = _set(x, value, _plain_index(index))
+    if result.dtype != x.dtype:
+        result = result.astype(x.dtype)
+    x._data, x._node = result._data, result._node
+
+
+def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
+    """out[i, j, ...] = x[i, indices[i, j, ...], ...] with the index at `axis`, as numpy.take_along_axis; gradients add up."""
+    indices = array_of(indices)
+    xp = module_of(indices)
+    axis %= x.ndim
+    grids = xp.meshgrid(*(xp.arange(n) for n in indices.shape), indexing="ij", sparse=True)
+    # An axis of length 1 in `indices` is broadcast over x's, as in NumPy.
+    grids = [
+        xp.arange(x.shape[a]).reshape(grid.shape[:a] + (-1,) + grid.shape[a + 1 :]) if grid.size == 1 else grid
+        for a, grid in enumerate(grids)
+    ]
+    grids[axis] = indices
+    return getitem(x, tuple(grids))
