@@ -1,0 +1,69 @@
+"""Two-dimensional convolution: forward, gradient of the input (transposed convolution), gradient of the weight.
+
+Arrays are NumPy's or CuPy's, float32 or float64, in PyTorch's layout. `reference` is the specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..runtime import implementation
+from . import geometry
+from .geometry import Pair, output_size
+
+__all__ = ["forward", "input_gradient", "output_size", "weight_gradient"]
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+
+def forward(
+    x: Array, weight: Array, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+) -> Array:
+    """y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, kernel_h, kernel_w); see `reference` for the formula.
+
+    Float32 or float64, both arrays of the same dtype. Raises ValueError for shapes that do not fit, TypeError for other dtypes.
+    """
+    geometry.check_dtypes(x, weight)
+    geometry.check_weight(weight.shape, groups)
+    geometry.check_images("input", x.shape, weight.shape[1] * groups)
+    geometry.output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return implementation(__name__, x).forward(x, weight, stride, padding, dilation, groups)
+
+
+def input_gradient(
+    g: Array,
+    weight: Array,
+    size: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Array:
+    """d sum(g y) / d x, (N, C, *size), from the output's gradient g (N, O, OH, OW): transposed convolution.
+
+    Dtypes and errors as `forward`; `size` must be one that a convolution takes to (OH, OW).
+    """
+    geometry.check_dtypes(g, weight)
+    geometry.check_weight(weight.shape, groups)
+    geometry.check_images("output gradient", g.shape, weight.shape[0])
+    geometry.check_gradient(g.shape, size, weight.shape[2:], stride, padding, dilation)
+    return implementation(__name__, g).input_gradient(g, weight, tuple(size), stride, padding, dilation, groups)
+
+
+def weight_gradient(
+    x: Array,
+    g: Array,
+    kernel_size: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Array:
+    """d sum(g y) / d weight, (O, C / groups, *kernel_size), from x (N, C, H, W) and the output's gradient g (N, O, OH, OW).
+
+    Dtypes and errors as `forward`.
+    """
+    geometry.check_dtypes(x, g)
+    geometry.check_pairing(x.shape, g.shape, groups)
+    geometry.check_gradient(g.shape, x.shape[2:], kernel_size, stride, padding, dilation)
+    return implementation(__name__, x).weight_gradient(x, g, tuple(kernel_size), stride, padding, dilation, groups)
