@@ -1,0 +1,141 @@
+"""NADE, the neural autoregressive distribution estimator (Larochelle and Murray, AISTATS 2011).
+
+A distribution over binary vectors x of D dimensions by the chain rule, in an order o of the dimensions:
+
+    p(x) = prod_i p(x_{o_i} | x_{o_<i})
+
+Every conditional is a network with one hidden layer of H units, and all of them share their weights W:
+
+    h_i                       = sigmoid(c + sum_{j<i} W_{.,j} x_{o_j})        the hidden units before pixel o_i is seen
+    p(x_{o_i} = 1 | x_{o_<i}) = sigmoid(b_i + V_{i,.} h_i)
+
+Sharing is what makes it cheap. The sums a_i inside h_i differ by one term, a_{i+1} = a_i + W_{.,i} x_{o_i}, so all D
+conditionals cost O(D H) and not O(D^2 H); and where x_{o_i} = 0 nothing changes at all. Both the likelihood and its gradient
+are computed by the kernel `kernels/nade`, whose `reference.py` is this page in NumPy.
+
+Training lowers the mean negative log-likelihood, in nats, which is exact: no bound, no sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from tinygen import Tensor, nn
+from tinygen.backend import Array, module_of
+from tinygen.kernels import nade as kernel
+from tinygen.models.base import Model, pixel_log_odds
+from tinygen.models.orderings import inverse, ordering
+from tinygen.models.recipe import Recipe
+from tinygen.ops.nade import nade_log_prob
+
+if TYPE_CHECKING:
+    from tinygen.data import Split
+
+
+class NADE(Model):
+    """NADE over D binary dimensions.
+
+    Args:
+        dimensions: D.
+        hidden: H.
+        rng: draws the starting weights.
+        order: a permutation of range(D), the dimensions as they are visited; None for 0, 1, ..., D - 1.
+        bias: start of the output biases (D,) in the order of the dimensions (their log-odds, say); None for 0.
+        scale: standard deviation of the starting weights W and V.
+
+    Parameters: W (D, H), whose row i is the paper's column W_{.,i}, so that a step of the recurrence reads one contiguous
+    row; V (D, H); b (D,); c (H,). Row i belongs to the pixel that is visited as number i, o_i.
+    """
+
+    RECIPES: ClassVar[Mapping[str, Recipe]] = {
+        "quick": Recipe(
+            data="mnist5k",
+            binarization="dynamic",
+            epochs=60,
+            batch_size=50,
+            optimizer="adamw",
+            lr=2e-3,
+            schedule="cosine",
+            weight_decay=0.05,
+            model={"hidden": 500, "order": "raster"},
+        ),
+        # Section 6 of the paper (500 hidden units, fixed binarization); the optimizer is a later one.
+        "paper": Recipe(
+            data="binarized-mnist",
+            binarization="fixed",
+            epochs=40,
+            batch_size=100,
+            optimizer="adamw",
+            lr=2e-3,
+            schedule="cosine",
+            weight_decay=0.05,
+            target=88.33,
+            model={"hidden": 500, "order": "raster"},
+        ),
+    }
+
+    def __init__(
+        self,
+        dimensions: int,
+        hidden: int,
+        rng: np.random.Generator,
+        order: Array | None = None,
+        bias: Array | None = None,
+        scale: float = 0.01,
+        dtype: type = np.float32,
+    ):
+        super().__init__()
+        D, H = dimensions, hidden
+        order = np.arange(D) if order is None else np.asarray(order)
+        if sorted(order.tolist()) != list(range(D)):
+            raise ValueError(f"order must be a permutation of 0 to {D - 1}, got {order!r:.60}")
+        self.W = nn.Parameter((scale * rng.standard_normal((D, H))).astype(dtype))
+        self.V = nn.Parameter((scale * rng.standard_normal((D, H))).astype(dtype))
+        self.b = nn.Parameter(np.zeros(D, dtype) if bias is None else np.asarray(bias, dtype)[order])
+        self.c = nn.Parameter(np.zeros(H, dtype))
+        self.register_buffer("order", order.astype(np.int64))
+
+    @classmethod
+    def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
+        height, width = train.images.shape[1:]
+        order = ordering(recipe.model["order"], height, width, rng)
+        return cls(height * width, recipe.model["hidden"], rng, order, pixel_log_odds(train))
+
+    def log_prob(self, x: Array) -> Tensor:
+        """ln p(x), (B,) in nats, of binary x (B, D)."""
+        return nade_log_prob(self._visited(x), self.W, self.V, self.b, self.c)
+
+    def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
+        """Mean negative log-likelihood of the batch, in nats per example."""
+        return -self.log_prob(x).mean()
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """`n` exact samples (n, D), by ancestral sampling: each pixel given those before it."""
+        return self.complete(np.zeros((n, self.b.size)), np.zeros(self.b.size, bool), rng)
+
+    def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
+        """`x` (n, D) with the unobserved pixels drawn from their exact conditional given the observed ones.
+
+        `observed` (D,) is a boolean mask. The conditional is at hand only if the observed pixels come first in the model's
+        order (the upper part of an image, for the raster order); otherwise raises ValueError.
+        """
+        xp = module_of(self.b._data)
+        order = self.order
+        seen = xp.asarray(observed)[order]
+        start = int(seen.sum())
+        if seen[start:].any():
+            raise ValueError(
+                "complete needs the observed pixels to come first in the model's order: "
+                f"pixel {int(order[start:][seen[start:]][0])} is observed but pixel {int(order[~seen][0])}, before it, is not"
+            )
+        visited = self._visited(xp.asarray(x))
+        uniforms = xp.asarray(rng.random(visited.shape, dtype=np.float64).astype(self.b.dtype))
+        filled = kernel.complete(visited, start, uniforms, *(p._data for p in (self.W, self.V, self.b, self.c)))
+        return filled[:, inverse(order)]
+
+    def _visited(self, x: Array) -> Array:
+        """The pixels of x (B, D) in the model's order, as numbers of the parameters' dtype."""
+        return x.astype(self.b.dtype, copy=False)[:, self.order]
