@@ -152,10 +152,7 @@ class Module:
         ]
         lines = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
         return (
-            f"{type(self).__name__}({', '.join(settings)}"
-            + "".join("\n" + line for line in lines)
-            + "\n" * bool(lines)
-            + ")"
+            f"{type(self).__name__}({', '.join(settings)}" + "".join("\n" + line for line in lines) + "\n" * bool(lines) + ")"
         )
 
 

@@ -1,0 +1,178 @@
+"""Long short-term memory (Hochreiter and Schmidhuber 1997; the forget gate of Gers et al. 2000)."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygen.backend import Array, module_of
+from tinygen.nn import init as initialisers
+from tinygen.nn.module import Module, Parameter
+from tinygen.op import differentiable
+from tinygen.ops import concatenate, expand_dims, flip, linear, matmul, sigmoid, stack, swapaxes, tanh
+from tinygen.tensor import array_of
+
+State = tuple[Any, Any]
+"""(hidden state, cell state)."""
+
+
+def _quarters(gates: Any) -> list[Any]:
+    """The four blocks of the last axis, in PyTorch's order: input, forget, candidate, output."""
+    size = gates.shape[-1] // 4
+    return [gates[..., k * size : (k + 1) * size] for k in range(4)]
+
+
+def _scan_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: Any, needs: tuple) -> tuple:
+    # Everything that does not wait for the next step is computed for all steps at once; the loop is the rest.
+    size = hidden.shape[-1]
+    h, c = y[..., :size], y[..., size:]
+    before_h, before_c = (concatenate([expand_dims(s, 0), x[:-1]]) for s, x in ((hidden, h), (cell, c)))
+    i, f, u, o = _quarters(gates + matmul(before_h, swapaxes(weight, 0, 1)))
+    i, f, u, o, squashed = sigmoid(i), sigmoid(f), tanh(u), sigmoid(o), tanh(c)
+    slope_c = o * (1.0 - squashed * squashed)
+    slopes = concatenate([u * i * (1.0 - i), before_c * f * (1.0 - f), i * (1.0 - u * u), squashed * o * (1.0 - o)], -1)
+    g_gates: list[Any] = [None] * len(y)
+    g_hidden, g_cell = 0.0, 0.0
+    for t in reversed(range(len(y))):
+        g_hidden = g_hidden + g[t, :, :size]
+        g_cell = g_cell + g[t, :, size:] + g_hidden * slope_c[t]
+        g_gates[t] = concatenate([g_cell, g_cell, g_cell, g_hidden], -1) * slopes[t]
+        g_hidden = matmul(g_gates[t], weight)
+        g_cell = g_cell * f[t]
+    g_all = stack(g_gates)
+    flat = (g_all.reshape(-1, 4 * size), before_h.reshape(-1, size))
+    g_weight = matmul(swapaxes(flat[0], 0, 1), flat[1]) if needs[3] else None
+    return g_all, g_hidden, g_cell, g_weight
+
+
+@differentiable(joint=_scan_gradient)
+def _scan(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> Array:
+    """All steps of one LSTM as one operation.
+
+    gates (T, B, 4H): what input and biases give to the four gates at every step; hidden, cell (B, H): the state before
+    the first; weight (4H, H): from the hidden state to the gates. Returns (T, B, 2H): h_t and c_t side by side.
+    """
+    xp = module_of(gates)
+    size = hidden.shape[-1]
+    y = xp.empty((*gates.shape[:2], 2 * size), gates.dtype)
+    for t in range(len(gates)):
+        i, f, u, o = _quarters(gates[t] + hidden @ weight.T)
+        cell = sigmoid(f) * cell + sigmoid(i) * xp.tanh(u)
+        hidden = sigmoid(o) * xp.tanh(cell)
+        y[t, :, :size], y[t, :, size:] = hidden, cell
+    return y
+
+
+def _run(x: Any, state: State, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> tuple[Any, Any]:
+    """x (T, B, in) through one layer in one direction: hidden and cell states, (T, B, H) each."""
+    bias = None if bias_ih is None else bias_ih + bias_hh
+    y = _scan(linear(x, weight_ih, bias), *state, weight_hh)
+    size = weight_hh.shape[1]
+    return y[..., :size], y[..., size:]
+
+
+class _Recurrent(Module):
+    """What LSTM and LSTMCell share: making the parameters of one layer in one direction, and finding them."""
+
+    def _add_parameters(self, suffix: str, input_size: int, bias: bool, rng: np.random.Generator, dtype: Any):
+        size = self.hidden_size
+        shapes = {"weight_ih": (4 * size, input_size), "weight_hh": (4 * size, size)}
+        shapes |= {"bias_ih": (4 * size,), "bias_hh": (4 * size,)} if bias else {}
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            shape = shapes.get(name)
+            value = shape and Parameter(initialisers.uniform(rng, shape, dtype, bound=1 / math.sqrt(size)))
+            setattr(self, name + suffix, value)
+
+    def _parameters_of(self, suffix: str) -> tuple[Parameter | None, ...]:
+        return tuple(getattr(self, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+class LSTMCell(_Recurrent):
+    """One step: x (B, input_size) and the state (h, c), (B, hidden_size) each (zeros if None) -> the next (h, c).
+
+        i, f, o = sigmoid(...), u = tanh(...) of weight_ih x + bias_ih + weight_hh h + bias_hh, in the order i, f, u, o
+        c <- f c + i u          h <- o tanh(c)
+
+    All parameters are drawn from U(-b, b) with b = 1 / sqrt(hidden_size).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, rng: np.random.Generator, dtype=np.float32):
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self._add_parameters("", input_size, bias, rng, dtype)
+
+    def forward(self, x, state: State | None = None) -> State:
+        _check_input(self, x, 2)
+        state = state or _zeros(x, (len(x), self.hidden_size), self.weight_hh.dtype)
+        h, c = _run(expand_dims(x, 0), state, *self._parameters_of(""))
+        return h[0], c[0]
+
+
+class LSTM(_Recurrent):
+    """Steps of `LSTMCell` along a sequence, `num_layers` deep, in one direction or both.
+
+    x (T, B, input_size), or (B, T, input_size) with `batch_first`; the state (h, c) before the first step, each
+    (num_layers * directions, B, hidden_size), zeros if None. Returns the outputs of the last layer, (T, B, directions *
+    hidden_size) or (B, T, ...), and the state (h, c) after the last step. With `bidirectional`, each layer's second
+    half reads the sequence from its end; its state is that after the first step.
+
+    Parameters of layer k: weight_ih_l{k}, weight_hh_l{k}, bias_ih_l{k}, bias_hh_l{k}, and the same with "_reverse".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        *,
+        rng: np.random.Generator,
+        dtype=np.float32,
+    ):
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        for layer in range(num_layers):
+            width = input_size if layer == 0 else hidden_size * (1 + bidirectional)
+            for direction in self._directions():
+                self._add_parameters(f"_l{layer}{direction}", width, bias, rng, dtype)
+
+    def _directions(self) -> tuple[str, ...]:
+        return ("", "_reverse") if self.bidirectional else ("",)
+
+    def forward(self, x, state: State | None = None) -> tuple[Any, State]:
+        _check_input(self, x, 3)
+        if self.batch_first:
+            x = swapaxes(x, 0, 1)
+        directions = self._directions()
+        shape = (self.num_layers * len(directions), x.shape[1], self.hidden_size)
+        state = state or _zeros(x, shape, self.weight_hh_l0.dtype)
+        if tuple(state[0].shape) != shape or tuple(state[1].shape) != shape:
+            raise ValueError(f"LSTM takes a state of two {shape}, not {state[0].shape} and {state[1].shape}")
+        last: list[State] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in directions:
+                start = state[0][len(last)], state[1][len(last)]
+                steps = flip(x, 0) if direction else x
+                h, c = _run(steps, start, *self._parameters_of(f"_l{layer}{direction}"))
+                last.append((h[-1], c[-1]))
+                outputs.append(flip(h, 0) if direction else h)
+            x = concatenate(outputs, -1) if self.bidirectional else outputs[0]
+        h_last, c_last = (stack(parts) for parts in zip(*last))
+        return swapaxes(x, 0, 1) if self.batch_first else x, (h_last, c_last)
+
+
+def _check_input(layer: _Recurrent, x: Any, ndim: int):
+    if x.ndim != ndim or x.shape[-1] != layer.input_size or not x.size:
+        expected = "(B, input_size)" if ndim == 2 else "(B, T, input_size)" if layer.batch_first else "(T, B, input_size)"
+        raise ValueError(f"{type(layer).__name__} takes a non-empty x of shape {expected}, not {x.shape}; {layer}")
+
+
+def _zeros(x: Any, shape: tuple[int, ...], dtype: Any) -> State:
+    xp = module_of(array_of(x))
+    return xp.zeros(shape, dtype), xp.zeros(shape, dtype)
