@@ -97,9 +97,7 @@ def _progress_bar():
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    return Progress(
-        *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)
-    )
+    return Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True))
 
 
 def _reason(error: Exception, timeout: float) -> str:
