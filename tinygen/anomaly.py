@@ -13,6 +13,7 @@ from tinygen.backend import is_array, module_of
 
 active = False
 _PACKAGE = str(Path(__file__).parent)
+_MODELS = str(Path(__file__).parent / "models")
 
 
 class AnomalyError(ArithmeticError):
@@ -65,9 +66,11 @@ def check_backward(name: str, line: str | None, g: Any, share: Any) -> None:
 
 
 def calling_line() -> str:
-    """File, number and text of the innermost line outside this package."""
+    """File, number and text of the innermost line outside this package, or in one of its models."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    name = frame.f_code.co_filename
+    while frame.f_back is not None and name.startswith(_PACKAGE) and not name.startswith(_MODELS):
         frame = frame.f_back
-    name, number = frame.f_code.co_filename, frame.f_lineno
+        name = frame.f_code.co_filename
+    number = frame.f_lineno
     return f"{Path(name).name}:{number}: {linecache.getline(name, number).strip()}"

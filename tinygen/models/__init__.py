@@ -1,14 +1,14 @@
-"""The registry of models: a name, where its class is, a line about it, and its paper. Classes are imported when used."""
+"""The registry of models: name, where its class is, a line about it, its paper. Classes are imported when used."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from .recipe import Recipe, RecipeError, closest
+from tinygen.models.recipe import Recipe, RecipeError, closest
 
 if TYPE_CHECKING:
-    from .base import Model
+    from tinygen.models.base import Model
 
 __all__ = ["MODELS", "Entry", "Recipe", "RecipeError", "model_class"]
 

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from .. import nn, optim
-from ..backend import Array, device_of, to_device
-from ..tensor import Tensor, no_grad
-from .recipe import Recipe
+from tinygen import Tensor, nn, no_grad, optim
+from tinygen.backend import Array, device_of, to_device
+from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
-    from ..data import Split
+    from tinygen.data import Split
 
 EVALUATION_BATCH = 500
 
@@ -153,6 +152,7 @@ def pixel_log_odds(train: Split) -> np.ndarray:
     p is smoothed by one pixel on and one off, p = (sum x + 1) / (n + 2), so that it is never 0 or 1.
     """
     images = train.images.reshape(len(train.images), -1)
-    on = images.sum(axis=0, dtype=np.float64) / (255 if train.is_grey else 1)
+    white = 255 if images.max(initial=0) > 1 else 1  # grey values or bits
+    on = images.sum(axis=0, dtype=np.float64) / white
     p = (on + 1) / (len(images) + 2)
     return np.log(p / (1 - p)).astype(np.float32)

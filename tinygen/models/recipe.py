@@ -61,7 +61,7 @@ class Recipe:
     @staticmethod
     def choices() -> dict[str, Iterable[str]]:
         """The fields whose value is one of a few names."""
-        from .. import optim
+        from tinygen import optim
 
         return {"binarization": BINARIZATIONS, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
 
@@ -78,9 +78,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Everything that `override` can change, as one flat mapping from name to value."""
-        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        flat.pop("model"), flat.pop("optimizer_options")
-        return flat | _options(self.optimizer) | dict(self.optimizer_options) | dict(self.model)
+        return _options(self.optimizer) | self._written()
 
     def override(self, assignments: Mapping[str, str]) -> Recipe:
         """This recipe with `assignments`, name to text; each text is read as the type that the name has here.
@@ -106,13 +104,18 @@ class Recipe:
 
     def changes(self, other: Recipe) -> list[str]:
         """What `other` has differently, one "name: before -> after" each."""
-        before, after = self.settings(), other.settings()
-        names = list(dict.fromkeys([*before, *after]))
+        before, after = self._written(), other._written()
+        names = dict.fromkeys([*before, *after])
         return [
-            f"{name}: {before.get(name, 'unset')} -> {after.get(name, 'unset')}"
+            f"{name}: {before.get(name, 'default')} -> {after.get(name, 'default')}"
             for name in names
             if before.get(name) != after.get(name)
         ]
+
+    def _written(self) -> dict[str, Any]:
+        """What the recipe itself says, flat: without the defaults of its optimizer."""
+        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return flat | dict(flat.pop("optimizer_options")) | dict(flat.pop("model"))
 
 
 def parse(name: str, text: str, like: Any) -> Any:
@@ -130,6 +133,8 @@ def parse(name: str, text: str, like: Any) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[text.lower()]
+        if kind is float and not math.isfinite(float(text)):
+            raise ValueError
         if kind in (int, float, str):
             return kind(text)
     except (ValueError, KeyError):
@@ -150,7 +155,7 @@ def closest(name: str, valid: Iterable[str]) -> str:
 
 def _options(optimizer: str) -> dict[str, Any]:
     """The options of an optimizer that are no fields of the recipe, with their defaults."""
-    from .. import optim
+    from tinygen import optim
 
     signature = inspect.signature(optim.OPTIMIZERS[optimizer])
     own = (p for p in signature.parameters.values() if p.default is not inspect.Parameter.empty)

@@ -1,0 +1,106 @@
+"""`tinygen evaluate`, `sample` and `complete`: what a trained run is worth, and what it draws."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from tinygen import data, gallery
+from tinygen.backend import to_device
+from tinygen.cli.text import table
+from tinygen.models import RecipeError
+from tinygen.models.base import Model
+from tinygen.models.recipe import closest
+from tinygen.training import Run, RunError, check_fit, generator, held_out, measure, restore
+from tinygen.training.examples import PICTURES
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """One table with a line per run; figures of different binarizations or data sets are marked as not comparable."""
+    device, rows, tags = usable_device(options.device), [], set()
+    names = ["nll", "bits_per_dim"]
+    measured = []
+    for path in options.runs:
+        run = Run.open(path)
+        dataset = _data_of(run, options)
+        figures = measure(run, restore(run, device), dataset, options.split)
+        measured.append((run, figures))
+        names += [name for name in figures if name not in names]
+        tags.add((run.recipe.data, run.recipe.binarization))
+    for run, figures in measured:
+        seconds = [row["seconds"] for row in run.rows()]
+        shown = [f"{figures[name]:.4f}" if name in figures else "-" for name in names]
+        rows.append([run.path, run.config["model"], run.recipe.data, run.recipe.binarization, *shown, *seconds[-1:]])
+    titles = ["run", "model", "data", "binarization", *(f"{options.split} {name}" for name in names), "seconds"]
+    print(table(titles, rows))
+    if len(tags) > 1:
+        print("Likelihoods on different data or binarizations cannot be compared with each other.")
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Draw samples into a picture."""
+    run = Run.open(options.run)
+    out = _picture(options, run, f"samples-{options.seed}.png")
+    draw_samples(run, restore(run, usable_device(options.device)), options.count, options.seed, out)
+    print(out)
+    return 0
+
+
+def complete(options: argparse.Namespace) -> int:
+    """Fill in the lower half of test digits: rows of what was given, what the model made of it, and the original."""
+    run = Run.open(options.run)
+    out = _picture(options, run, f"completions-{options.seed}.png")
+    model = restore(run, usable_device(options.device))
+    dataset = _data_of(run, options)
+    check_fit(dataset, run.recipe)
+    rng = generator(options.seed, PICTURES)
+    examples = held_out(dataset.test, run.recipe.binarization)
+    if options.count > len(examples):
+        raise RunError(f"-n {options.count} is more than the {len(examples)} test digits")
+    examples = examples[np.sort(rng.permutation(len(examples))[: options.count])]
+    shape = tuple(run.config["data"]["shape"])
+    observed = np.broadcast_to(np.arange(shape[0])[:, None] < shape[0] // 2, shape)
+    try:
+        completed = model.complete(to_device(examples, model.device), observed.reshape(-1), rng)
+    except (NotImplementedError, ValueError) as error:
+        raise RunError(f"{run.path} cannot complete lower halves: {error}") from error
+    completed = to_device(completed, "cpu").reshape(-1, *shape)
+    gallery.write_png(out, gallery.completions(examples.reshape(-1, *shape), observed, completed))
+    print(out)
+    return 0
+
+
+def draw_samples(run: Run, model: Model, count: int, seed: int, out: Path) -> None:
+    """Draw `count` samples of `model` into the picture `out`."""
+    images = to_device(model.sample(count, generator(seed, PICTURES)), "cpu")
+    gallery.write_png(out, gallery.grid(images.reshape(count, *run.config["data"]["shape"])))
+
+
+def load_data(name: str, folder: str | None) -> data.Dataset:
+    """The data set `name`, downloaded if need be. Raises RecipeError for an unknown name, DataError for no data."""
+    if name not in data.available():
+        raise RecipeError(f"no data set {name!r}: {closest(name, data.available())}")
+    return data.load(name, folder)
+
+
+def usable_device(device: str) -> str:
+    """`device`, if this machine has it; else RunError."""
+    try:
+        to_device(np.zeros(1, np.float32), device)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(str(error)) from None
+    return device
+
+
+def _data_of(run: Run, options: argparse.Namespace) -> data.Dataset:
+    return load_data(run.recipe.data, options.data_dir or run.config["data"]["folder"])
+
+
+def _picture(options: argparse.Namespace, run: Run, name: str) -> Path:
+    out = Path(options.out) if options.out else run.path / name
+    if out.suffix.lower() != ".png":
+        raise RunError(f"--out {out} must end in .png")
+    return out

@@ -1,0 +1,122 @@
+"""Pictures: grids of images, completions, and a run's curves, as PNG files.
+
+Image grids are written with zlib alone, so they need no library, hold no date and are the same bytes for the same
+pixels. Only the curves import matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygen.nn.serialize import write_atomically
+
+SEPARATOR = 64  # grey value of the lines between two images
+UNOBSERVED = 0.5
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Tile `images` (n, height, width) or (n, height, width, 3), values in [0, 1], into one uint8 picture, row by row.
+
+    `columns` defaults to the least number that gives no more rows than columns; `gap` grey pixels separate the images.
+    Values outside [0, 1] are cut off. Raises ValueError for another shape or no image.
+    """
+    images = np.asarray(images)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or len(images) == 0:
+        raise ValueError(f"images of shape {images.shape}: expected (n, height, width) or (n, height, width, 3), n > 0")
+    n, height, width = images.shape[:3]
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, *images.shape[3:])
+    picture = np.full(shape, SEPARATOR, np.uint8)
+    pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def completions(given: np.ndarray, observed: np.ndarray, completed: np.ndarray) -> np.ndarray:
+    """Three rows of images, one uint8 picture: what the model was given, what it made of it, and the original.
+
+    given: the originals, (n, height, width). observed: (height, width), False where the model had to fill in, drawn
+    grey in the first row. completed: as `given`.
+    """
+    shown = np.where(observed, given, UNOBSERVED)
+    return grid(np.concatenate([shown, completed, given]), columns=len(given))
+
+
+def png(pixels: np.ndarray, scale: int = 1) -> bytes:
+    """The PNG file of a uint8 picture (height, width) or (height, width, 3), each pixel `scale` x `scale` large.
+
+    Format: ISO/IEC 15948, with one filter (none) for all lines. Raises TypeError when the pixels are not uint8.
+    """
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"pixels are {pixels.dtype}, expected uint8; `grid` makes them from values in [0, 1]")
+    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    height, width = pixels.shape[:2]
+    colour = {2: 0, 3: 2}[pixels.ndim]  # 0: grey, 2: red, green, blue
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
+            (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+            (b"IEND", b""),
+        )
+    )
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray, scale: int = 2) -> None:
+    """Write the picture to `path` in one step; see `png`."""
+    write_atomically(path, png(pixels, scale))
+
+
+def write_curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], title: str, target: float | None = None):
+    """Draw the figures of metrics.csv over the epochs: training and held-out ones of one name share a panel.
+
+    `target` adds a horizontal line to the panel of the likelihood.
+    """
+    from matplotlib.figure import Figure
+
+    panels = curves(rows)
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    for axes, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, (epochs, values) in lines.items():
+            axes.plot(epochs, values, label=name, marker="." if len(epochs) < 30 else None)
+        if target is not None and label == "nats":
+            axes.axhline(target, color="grey", linestyle="--", label=f"target {target:g}")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    write_atomically(path, file.getvalue())
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
+    """The lines to draw: {panel's label: {line's name: (epochs, values)}}.
+
+    The loss and the held-out negative log-likelihood are both in nats and share a panel; bits/dim, which is the same
+    curve in another unit, is left out.
+    """
+    panels: dict[str, dict[str, tuple[list, list]]] = {}
+    has_likelihood = any("valid_nll" in row for row in rows)
+    for row in rows:
+        for column, value in row.items():
+            split, _, name = column.partition("_")
+            if split not in ("train", "valid", "test") or name == "bits_per_dim":
+                continue
+            label = "nats" if has_likelihood and name in ("loss", "nll") else name
+            epochs, values = panels.setdefault(label, {}).setdefault(f"{split} {name}", ([], []))
+            epochs.append(row["epoch"])
+            values.append(value)
+    return panels

@@ -1,0 +1,64 @@
+"""What came of a run: the model that validation picked, and its figures on held-out examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygen.data import Dataset, Split
+from tinygen.models import model_class
+from tinygen.models.base import Model
+from tinygen.nn.serialize import load_arrays
+from tinygen.training.examples import EVALUATION, INITIAL, check_fit, generator, held_out
+from tinygen.training.run import Run, RunError, first_below, write_json
+
+
+def restore(run: Run, device: str = "cpu") -> Model:
+    """The model of `run` that was best on the validation set. Raises RunError when there is none yet."""
+    if not run.best_file.exists():
+        raise RunError(f"{run.path} has no model yet: go on with it until a validation (tinygen train --resume {run.path})")
+    shape = tuple(run.config["data"]["shape"])
+    nothing = Split(np.empty((0, *shape), np.uint8), np.empty(0, np.int64))  # the model's size without the data set
+    try:
+        tensors, _ = load_arrays(run.best_file)
+        model = model_class(run.config["model"]).build(run.recipe, nothing, generator(run.config["seed"], INITIAL))
+        model.load_state_dict(tensors)
+    except ValueError as error:
+        raise RunError(f"{run.path} cannot be read: {error}") from error
+    return model.to(device).eval()
+
+
+def measure(run: Run, model: Model, dataset: Dataset, split: str = "test") -> dict[str, float]:
+    """The figures of `model` on the split "valid" or "test" of `dataset`, binarized as the run's recipe says."""
+    check_fit(dataset, run.recipe)
+    examples = held_out(getattr(dataset, split), run.recipe.binarization)
+    return model.evaluate(examples, generator(run.config["seed"], EVALUATION))
+
+
+def conclude(run: Run, model: Model, dataset: Dataset) -> dict[str, Any]:
+    """Measure the picked model on the test set and write result.json, whose content is returned.
+
+    "seconds" are those of training alone; with a target, "target_passed" is the first row of metrics.csv at which the
+    test figure had reached it.
+    """
+    recipe, rows = run.recipe, run.rows()
+    picked_by = f"valid_{model.selected_by}"
+    judged = [row for row in rows if picked_by in row]
+    picked = min(judged, key=lambda row: row[picked_by]) if judged else rows[-1]
+    result = {
+        "model": run.config["model"],
+        "data": dataset.name,
+        "binarization": recipe.binarization,
+        "test": measure(run, model, dataset),
+        "test_examples": len(dataset.test),
+        "picked_epoch": picked["epoch"],
+        "valid": {name.removeprefix("valid_"): value for name, value in picked.items() if name.startswith("valid_")},
+        "epochs": rows[-1]["epoch"],
+        "seconds": rows[-1]["seconds"],
+    }
+    if recipe.target is not None:
+        passed = first_below(rows, "test_nll", recipe.target)
+        result |= {"target": recipe.target, "target_passed": passed and {k: passed[k] for k in ("epoch", "seconds")}}
+    write_json(run.result_file, result)
+    return result
