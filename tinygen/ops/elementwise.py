@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tinygen.backend import SCALARS, Array, module_of
@@ -48,6 +49,8 @@ def _power_slope(a: Any, b: Any) -> Any:
 
 def _power_log(a: Any, y: Any) -> Any:
     # y ln a, whose limit at a = 0 is 0 for a positive exponent.
+    if type(a) in SCALARS:
+        return y * (math.log(a) if a > 0 else 0.0 if a == 0 else math.nan)
     return y * log(where(a == 0, 1.0, a))
 
 
