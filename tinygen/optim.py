@@ -331,11 +331,11 @@ def _in_range(name: str, value: float, below: float = math.inf) -> float:
 
 
 def _sum_of_squares(array: Array) -> Array:
-    """The sum of the squares, of float32 rows in float64: a 0-d array, so that a GPU is waited for only once."""
+    """The sum of the squares as a 0-d array, so that a GPU is waited for only once; long rows are summed in float64."""
     flat = array.ravel(order="K")
     xp = module_of(flat)
-    if flat.size <= ROW:
+    if xp is not np or flat.size <= ROW:
         return xp.dot(flat, flat)
     whole = flat.size - flat.size % ROW
     rows = flat[:whole].reshape(-1, ROW)
-    return xp.vecdot(rows, rows).sum(dtype=np.float64) + xp.dot(flat[whole:], flat[whole:])
+    return np.vecdot(rows, rows).sum(dtype=np.float64) + np.dot(flat[whole:], flat[whole:])
