@@ -368,6 +368,13 @@ def test_files_of_the_same_names_from_another_set_are_passed_by(server, home, sm
     assert len(os.listdir(flat / "small")) == 4
 
 
+def test_a_sets_own_subfolder_goes_before_the_folder_itself(server, small, tmp_path):
+    data.load("small", tmp_path)
+    for file in catalogue.SOURCES["small"].files:
+        (tmp_path / file).write_bytes(b"damaged")
+    assert same(data.load("small", tmp_path), small)
+
+
 def test_no_mirror_reachable_is_one_clear_line(server, home, small):
     server.routes.clear()
     with pytest.raises(DataError) as caught:
@@ -424,15 +431,18 @@ def test_amat_texts_are_downloaded_once_and_kept_packed(server, home, small_bits
     assert server.requests.total() == 3
 
 
-def test_amat_texts_put_there_by_hand_stay(server, home, small_bits, tmp_path):
+@pytest.mark.parametrize("subfolder", ["small-bits", "."])
+def test_amat_texts_put_there_by_hand_stay(server, home, small_bits, tmp_path, subfolder):
     bits, texts = small_bits
+    folder = tmp_path / subfolder
+    folder.mkdir(exist_ok=True)
     for name, text in texts.items():
-        (tmp_path / name).write_bytes(text)
-    assert found("small-bits", tmp_path) == tmp_path
+        (folder / name).write_bytes(text)
+    assert found("small-bits", tmp_path) == folder
     assert same_bits(data.load("small-bits", tmp_path), bits)
-    assert all((tmp_path / name).read_bytes() == text for name, text in texts.items())
-    for name in texts:
-        (tmp_path / name).unlink()
+    for name, text in texts.items():
+        assert (folder / name).read_bytes() == text
+        (folder / name).unlink()
     assert same_bits(data.load("small-bits", tmp_path), bits)
     assert not server.requests
 
