@@ -17,17 +17,25 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 def forward(
-    x: Array, weight: Array, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+    x: Array,
+    weight: Array,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    bias: Array | None = None,
 ) -> Array:
-    """y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, kernel_h, kernel_w); see `reference` for the formula.
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,): the convolution.
 
-    Float32 or float64, both arrays of the same dtype. Raises ValueError for shapes that do not fit, TypeError for other dtypes.
+    Float32 or float64, all of one dtype; the formula is in `reference`. Raises ValueError for shapes that do not fit,
+    TypeError for other dtypes.
     """
     geometry.check_dtypes(x, weight)
     geometry.check_weight(weight.shape, groups)
     geometry.check_images("input", x.shape, weight.shape[1] * groups)
     geometry.output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return implementation(__name__, x).forward(x, weight, stride, padding, dilation, groups)
+    geometry.check_bias(bias, x.dtype, weight.shape[0])
+    return implementation(__name__, x).forward(x, weight, stride, padding, dilation, groups, bias)
 
 
 def input_gradient(
@@ -38,8 +46,9 @@ def input_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    bias: Array | None = None,
 ) -> Array:
-    """d sum(g y) / d x, (N, C, *size), from the output's gradient g (N, O, OH, OW): transposed convolution.
+    """d sum(g y) / d x, (N, C, *size), from the output's gradient g (N, O, OH, OW); plus bias (C,): transposed convolution.
 
     Dtypes and errors as `forward`; `size` must be one that a convolution takes to (OH, OW).
     """
@@ -47,7 +56,8 @@ def input_gradient(
     geometry.check_weight(weight.shape, groups)
     geometry.check_images("output gradient", g.shape, weight.shape[0])
     geometry.check_gradient(g.shape, size, weight.shape[2:], stride, padding, dilation)
-    return implementation(__name__, g).input_gradient(g, weight, tuple(size), stride, padding, dilation, groups)
+    geometry.check_bias(bias, g.dtype, weight.shape[1] * groups)
+    return implementation(__name__, g).input_gradient(g, weight, tuple(size), stride, padding, dilation, groups, bias)
 
 
 def weight_gradient(

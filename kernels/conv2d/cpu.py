@@ -31,15 +31,21 @@ _pool = threading.local()
 
 
 def forward(
-    x: np.ndarray, weight: np.ndarray, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, kernel_h, kernel_w)."""
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     outs, channels, *kernel_size = weight.shape
     size = output_size(x.shape[2:], tuple(kernel_size), stride, padding, dilation)
     axes = map(forward_axis, x.shape[2:], size, kernel_size, stride, padding, dilation)
     taps = kernel_size[0] * kernel_size[1]
     plan = layout(*axes, len(x), groups, channels, taps, VECTOR_BYTES, BLOCK_PIXELS)
-    return _run(x, weight, plan, (len(x), outs, *size), groups, channels * taps)
+    return _run(x, weight, plan, (len(x), outs, *size), groups, channels * taps, bias)
 
 
 def input_gradient(
@@ -50,13 +56,14 @@ def input_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW): also the transposed convolution of g."""
+    """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
     outs, channels, *kernel_size = weight.shape
     axes = map(backward_axis, size, g.shape[2:], kernel_size, stride, padding, dilation)
     taps = kernel_size[0] * kernel_size[1]
     plan = layout(*axes, len(g), groups, outs // groups, channels * taps, VECTOR_BYTES, BLOCK_PIXELS)
-    return _run(g, weight, plan, (len(g), channels * groups, *size), groups, taps)
+    return _run(g, weight, plan, (len(g), channels * groups, *size), groups, taps, bias)
 
 
 def weight_gradient(
@@ -82,14 +89,15 @@ def weight_gradient(
     return gradient.reshape(outs, channels, *kernel_size)
 
 
-def _run(x, weight, plan, shape, groups, row_step):
+def _run(x, weight, plan, shape, groups, row_step, bias):
     out = np.empty(shape, x.dtype)
     if out.size:
         x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight, x.dtype)
         lanes = VECTOR_BYTES // x.itemsize
         images, tiles = _buffers(x.dtype, get_num_threads(), plan.size, ROWS * (plan.plane + lanes))
         panels = np.empty(weight.size, x.dtype)
-        _convolve(get_num_threads(), x, weight.reshape(-1), plan, groups, row_step, panels, images, tiles, out)
+        bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
+        _convolve(get_num_threads(), x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
     return out
 
 
@@ -107,7 +115,7 @@ def _buffers(dtype: np.dtype, rows: int, *widths: int) -> list[np.ndarray]:
 
 
 @pjit
-def _convolve(threads, x, weight, plan, groups, row_step, panels, images, tiles, out):
+def _convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
     """out = the grids of `plan`, for every group and image; neighbouring output channels are `row_step` apart in weight."""
     channels = out.shape[1] // groups
     count = channels // ROWS + channels % ROWS  # tiles in a group: first of ROWS output channels, then of one
@@ -130,7 +138,7 @@ def _convolve(threads, x, weight, plan, groups, row_step, panels, images, tiles,
             for grid in plan.grids:
                 panel = row * plan.sources.size + grid[0] * rows
                 _compute(panels, panel, rows, images[thread], at, plan, grid, len(out[some]), tiles[thread])
-                _copy_out(tiles[thread], plan, grid, out[some, row : row + rows])
+                _copy_out(tiles[thread], plan, grid, bias[row : row + rows], out[some, row : row + rows])
 
 
 @jit
@@ -202,21 +210,22 @@ def _compute(panels, panel, rows, image, at, plan, grid, count, tile):
 
 
 @jit
-def _copy_out(tile, plan, grid, out):
+def _copy_out(tile, plan, grid, bias, out):
     """Copy the outputs of a grid from the flat tile to their places in out (n, rows, H, W)."""
     pitch = len(tile) // ROWS
     top, left, height, width = grid[2], grid[3], grid[4], grid[5]
     for n in range(len(out)):
         for m in range(out.shape[1]):
+            shift = bias[m]
             for i in range(height):
                 line = out[n, m, top + i * plan.step_h]
                 source = m * pitch + (n * plan.rows + i) * plan.pitch
                 if plan.step_w == 1:
                     for j in range(width):
-                        line[j] = tile[source + j]
+                        line[j] = tile[source + j] + shift
                 else:
                     for j in range(width):
-                        line[left + j * plan.step_w] = tile[source + j]
+                        line[left + j * plan.step_w] = tile[source + j] + shift
 
 
 @pjit

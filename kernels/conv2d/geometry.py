@@ -17,7 +17,7 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
     """
     if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0 or min(kernel_size) < 1:
         raise ValueError(
-            f"conv2d needs kernel_size, stride and dilation >= 1 and padding >= 0, got kernel_size {kernel_size}, "
+            f"expected kernel_size, stride and dilation >= 1 and padding >= 0, got kernel_size {kernel_size}, "
             f"stride {stride}, dilation {dilation}, padding {padding}"
         )
     spare = [n + 2 * p - d * (k - 1) - 1 for n, k, p, d in zip(size, kernel_size, padding, dilation)]
@@ -25,7 +25,7 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
         extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation))
         padded = tuple(n + 2 * p for n, p in zip(size, padding))
         raise ValueError(
-            f"conv2d kernel of extent {extent} does not fit the padded image {padded}: pad more or use a smaller kernel"
+            f"a kernel of extent {extent} does not fit the padded image {padded}: pad more or use a smaller kernel"
         )
     return spare[0] // stride[0] + 1, spare[1] // stride[1] + 1
 
@@ -50,6 +50,12 @@ def check_images(name: str, shape: tuple[int, ...], channels: int) -> None:
         raise ValueError(f"conv2d {name} must be (N, {channels}, H, W), got shape {shape}")
     if shape[1] != channels:
         raise ValueError(f"conv2d {name} has {shape[1]} channels, expected {channels} for this weight and groups")
+
+
+def check_bias(bias: Any, dtype: Any, channels: int) -> None:
+    """Raise ValueError unless the bias is None or (channels,) of the given dtype."""
+    if bias is not None and (bias.shape != (channels,) or bias.dtype != dtype):
+        raise ValueError(f"conv2d bias must be ({channels},) of {dtype}, got {bias.shape} of {bias.dtype}")
 
 
 def check_pairing(x_shape: tuple[int, ...], g_shape: tuple[int, ...], groups: int) -> None:

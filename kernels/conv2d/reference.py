@@ -16,9 +16,15 @@ from .geometry import Pair, output_size
 
 
 def forward(
-    x: np.ndarray, weight: np.ndarray, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y (N, O, OH, OW) from x (N, C, H, W) and weight (O, C / groups, kernel_h, kernel_w)."""
+    """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     kernel_size = weight.shape[2:]
     out = output_size(x.shape[2:], kernel_size, stride, padding, dilation)
     weight = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
@@ -26,7 +32,7 @@ def forward(
     y = np.zeros((len(x), groups, weight.shape[1], *out), x.dtype)
     for a, b in np.ndindex(*kernel_size):
         y += np.einsum("goc,ngcij->ngoij", weight[..., a, b], _window(padded, a, b, out, stride, dilation))
-    return y.reshape(len(x), groups * weight.shape[1], *out)
+    return _add_bias(y.reshape(len(x), groups * weight.shape[1], *out), bias)
 
 
 def input_gradient(
@@ -37,8 +43,9 @@ def input_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW): also the transposed convolution of g."""
+    """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
     kernel_size, channels = weight.shape[2:], weight.shape[1] * groups
     padded = np.zeros((len(g), channels, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), g.dtype)
     windows = _split_channels(padded, groups)
@@ -46,7 +53,8 @@ def input_gradient(
     for a, b in np.ndindex(*kernel_size):
         window = _window(windows, a, b, g.shape[2:], stride, dilation)
         window += np.einsum("goc,ngoij->ngcij", weight[..., a, b], _split_channels(g, groups))
-    return np.ascontiguousarray(padded[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]])
+    inside = padded[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+    return _add_bias(inside, bias)
 
 
 def weight_gradient(
@@ -64,6 +72,10 @@ def weight_gradient(
     for a, b in np.ndindex(*kernel_size):
         gradient[..., a, b] = np.einsum("ngoij,ngcij->goc", g, _window(padded, a, b, g.shape[3:], stride, dilation))
     return gradient.reshape(groups * g.shape[2], *gradient.shape[2:])
+
+
+def _add_bias(y: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    return y if bias is None else y + bias[:, None, None]
 
 
 def _pad(x: np.ndarray, padding: Pair) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tinygen.ops.conv import avg_pool2d, conv2d, conv_transpose2d, interpolate, max_pool2d
 from tinygen.ops.elementwise import (
     abs,
     add,
@@ -65,12 +66,13 @@ from tinygen.ops.transfer import to
 from tinygen.tensor import Tensor, array_of
 
 __all__ = [
-    "abs", "add", "astype", "batch_norm", "binary_cross_entropy_with_logits", "broadcast_to", "clip", "concatenate", "cos",
-    "cross_entropy", "cumsum", "divide", "dropout", "einsum", "elu", "embedding", "exp", "expand_dims", "flip", "getitem",
-    "instance_norm", "l1_loss", "leaky_relu", "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum",
-    "mean", "min", "minimum", "mse_loss", "multiply", "negative", "pad", "power", "relu", "reshape", "setitem", "sigmoid",
-    "sign", "sin", "softmax", "softplus", "split", "sqrt", "squeeze", "stack", "std", "subtract", "sum", "swapaxes",
-    "take_along_axis", "tanh", "tile", "to", "transpose", "var", "where",
+    "abs", "add", "astype", "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "broadcast_to", "clip",
+    "concatenate", "conv2d", "conv_transpose2d", "cos", "cross_entropy", "cumsum", "divide", "dropout", "einsum", "elu",
+    "embedding", "exp", "expand_dims", "flip", "getitem", "instance_norm", "interpolate", "l1_loss", "leaky_relu", "linear",
+    "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "max_pool2d", "maximum", "mean", "min", "minimum",
+    "mse_loss", "multiply", "negative", "pad", "power", "relu", "reshape", "setitem", "sigmoid", "sign", "sin", "softmax",
+    "softplus", "split", "sqrt", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take_along_axis", "tanh",
+    "tile", "to", "transpose", "var", "where",
 ]  # fmt: skip
 
 
