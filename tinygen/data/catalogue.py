@@ -150,7 +150,7 @@ def _obtain(source: Source, name: str, data_dir: Path | None) -> np.ndarray:
             if not any(error.digest in other.files.values() for other in SOURCES.values()):
                 raise DataError(f"{path}: {error}; delete it to have it downloaded") from error
 
-    from .download import fetch  # here, because importing urllib takes longer than loading the embedded digits
+    from .download import fetch  # here: it brings in urllib and ssl, which most runs never need
 
     return fetch([mirror + name for mirror in source.mirrors], _download_folder(source, data_dir) / name, read)
 
