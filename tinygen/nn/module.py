@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinygen.backend import Array, is_array, to_device
+from tinygen.backend import Array, device_of, to_device
 from tinygen.nn.serialize import load_arrays, save_arrays
 from tinygen.tensor import Tensor
 
@@ -129,6 +129,7 @@ class Module:
         nothing has been changed then. With `strict=False` missing and unexpected names are left alone.
         """
         slots = {name: (module, value) for name, module, value in self._state()}
+        state = {name: np.asarray(array) for name, array in state.items()}
         problems = []
         if strict:
             problems += [f"missing: {name}" for name in slots if name not in state]
@@ -217,6 +218,6 @@ def _array(module: Module, value: Parameter | str) -> Array:
 
 def _fill(module: Module, value: Parameter | str, given: np.ndarray):
     target = _array(module, value)
-    target[...] = given if is_array(given) and isinstance(target, np.ndarray) else to_device(given, "cuda")
+    target[...] = to_device(given, device_of(target))
     if isinstance(value, Parameter):
         value.bump()
