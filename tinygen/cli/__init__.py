@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import tinygen
+
 DESCRIPTION = "Deep generative models: train them, judge them, look at what they draw."
 
 
@@ -59,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = Parser(prog="tinygen", description=DESCRIPTION, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"tinygen {tinygen.__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, location: str, help: str) -> argparse.ArgumentParser:

@@ -64,7 +64,8 @@ def complete(options: argparse.Namespace) -> int:
     shape = tuple(run.config["data"]["shape"])
     observed = np.broadcast_to(np.arange(shape[0])[:, None] < shape[0] // 2, shape)
     try:
-        completed = model.complete(to_device(examples, model.device), observed.reshape(-1), rng)
+        with model.evaluating():
+            completed = model.complete(to_device(examples, model.device), observed.reshape(-1), rng)
     except (NotImplementedError, ValueError) as error:
         raise RunError(f"{run.path} cannot complete lower halves: {error}") from error
     completed = to_device(completed, "cpu").reshape(-1, *shape)
@@ -75,7 +76,8 @@ def complete(options: argparse.Namespace) -> int:
 
 def draw_samples(run: Run, model: Model, count: int, seed: int, out: Path) -> None:
     """Draw `count` samples of `model` into the picture `out`."""
-    images = to_device(model.sample(count, generator(seed, PICTURES)), "cpu")
+    with model.evaluating():
+        images = to_device(model.sample(count, generator(seed, PICTURES)), "cpu")
     gallery.write_png(out, gallery.grid(images.reshape(count, *run.config["data"]["shape"])))
 
 

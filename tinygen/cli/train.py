@@ -37,7 +37,7 @@ def train(options: argparse.Namespace) -> int:
         except (ValueError, TypeError) as error:
             if not options.resume:
                 shutil.rmtree(run.path)  # made by this command a moment ago, and nothing was trained
-            raise RunError(f"{config['model']} cannot be trained so: {error}") from error
+            raise RunError(f"{run.path} cannot be trained: {error}") from error
         try:
             with watch:
                 training.go()

@@ -151,8 +151,7 @@ def pixel_log_odds(train: Split) -> np.ndarray:
 
     p is smoothed by one pixel on and one off, p = (sum x + 1) / (n + 2), so that it is never 0 or 1.
     """
-    images = train.images.reshape(len(train.images), -1)
-    white = 255 if images.max(initial=0) > 1 else 1  # grey values or bits
-    on = images.sum(axis=0, dtype=np.float64) / white
-    p = (on + 1) / (len(images) + 2)
+    white = 255 if train.images.max(initial=0) > 1 else 1  # grey values or bits
+    on = train.images.sum(axis=0, dtype=np.float64).reshape(-1) / white
+    p = (on + 1) / (len(train) + 2)
     return np.log(p / (1 - p)).astype(np.float32)

@@ -114,8 +114,9 @@ class Recipe:
 
     def _written(self) -> dict[str, Any]:
         """What the recipe itself says, flat: without the defaults of its optimizer."""
-        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return flat | dict(flat.pop("optimizer_options")) | dict(flat.pop("model"))
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        options, model = fields.pop("optimizer_options"), fields.pop("model")
+        return {**fields, **options, **model}
 
 
 def parse(name: str, text: str, like: Any) -> Any:
