@@ -106,8 +106,6 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         "--set",
         metavar="NAME=VALUE",
         action="append",
-        default=[],
-        dest="assignments",
         help="change one setting of the recipe (`tinygen list MODEL` shows them); repeat for more",
     )
     add("--seed", type=natural, help="of everything random (default: 0)")

@@ -77,8 +77,8 @@ def _new(options: argparse.Namespace) -> tuple[Run, Dataset]:
 def _continued(options: argparse.Namespace) -> tuple[Run, Dataset]:
     """The run to go on with, which stays what it is: only the place of the data may be told anew."""
     run = Run.open(options.resume)
-    fixed = ("recipe", "data", "epochs", "assignments", "seed", "device", "out")
-    if given := [f"--{name}" if name != "assignments" else "--set" for name in fixed if getattr(options, name)]:
+    fixed = ("recipe", "data", "epochs", "set", "seed", "device", "out")
+    if given := [f"--{name}" for name in fixed if getattr(options, name) is not None]:
         raise RunError(f"{', '.join(given)} cannot go with --resume: a run keeps the settings in its config.json")
     if options.model not in (None, run.config["model"]):
         raise RunError(f"{run.path} is a run of {run.config['model']}, not of {options.model}")
@@ -93,7 +93,7 @@ def _continued(options: argparse.Namespace) -> tuple[Run, Dataset]:
 def _assignments(options: argparse.Namespace) -> dict[str, str]:
     """Every change of the recipe on the command line, name to text."""
     changes = {name: getattr(options, name) for name in ("data", "epochs") if getattr(options, name) is not None}
-    for assignment in options.assignments:
+    for assignment in options.set or ():
         name, equals, value = assignment.partition("=")
         if not equals:
             raise RecipeError(f"--set {assignment!r} has no '=': expected NAME=VALUE")
