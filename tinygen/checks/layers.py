@@ -1,130 +1,110 @@
-"""Cases of the layers: each as a function of its inputs and of all its parameters."""
+"""Cases of the layers: gradients of the inputs and of every parameter by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tinygen import nn
 from tinygen.checks.inputs import Sampler, integers, normal
+from tinygen.checks.modules import Functional
 from tinygen.checks.registry import Case
 
+NORMALIZING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
+WEIGHTED = (nn.Dense, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM, nn.LSTMCell)
 
-def layer(name: str, build: Callable[[np.random.Generator], nn.Module], **samplers: Sampler) -> Case:
-    """A case of the layer that `build(rng)` makes, at inputs drawn by `samplers` and at its own first parameters."""
 
-    def make(rng: np.random.Generator) -> tuple[Callable, Mapping[str, Any]]:
-        module = build(rng)
-        inputs = {key: sampler(rng) for key, sampler in samplers.items()}
-        parameters = {key: parameter.numpy().copy() for key, parameter in module.named_parameters()}
+def layer(
+    name: str,
+    build: Callable[..., nn.Module],
+    *settings: Any,
+    x: Sampler,
+    state: tuple[int, ...] | None = None,
+    evaluate: bool = False,
+    order: int = 2,
+    **options: Any,
+) -> Case:
+    """A case of the layer `build(*settings, **options)` at `x`, and at a first state (h, c) of shape `state` if given.
 
-        def apply(*values: Any) -> Any:
-            for key, value in zip(parameters, values[len(inputs) :]):
-                _place(module, key, value)
-            x, *state = values[: len(inputs)]
-            return _flat(module(x, tuple(state)) if state else module(x))
+    All parameters are drawn anew, also those that start as ones and zeros.
+    """
+    options |= {"dtype": np.float64} if build in WEIGHTED + NORMALIZING else {}
 
-        return apply, inputs | parameters
+    def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
+        module = build(*settings, **options, **({"rng": rng} if build in (*WEIGHTED, nn.Dropout) else {}))
+        module.train(not evaluate)
+        for parameter in module.parameters():
+            parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
+        inputs = {"x": x(rng)}
+        if state is None:
+            function = Functional(module)
+        else:
+            inputs |= {"h": rng.standard_normal(state), "c": rng.standard_normal(state)}
+            function = Functional(module, lambda x, h, c: module(x, (h, c)))
+        return function, function.values(inputs)
 
     return Case(f"nn.{name}", "layer", make, order)
 
 
-def _place(module: nn.Module, name: str, value: Any) -> None:
-    """Put a tensor of the checker's where the module has its parameter `name`."""
-    *path, attribute = name.split(".")
-    for part in path:
-        module = getattr(module, part)
-    vars(module)[attribute] = value
+def _functions() -> Iterator[Case]:
+    matrix, images = normal(3, 4), normal(2, 3, 4, 4)
+    for activation in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax, nn.LogSoftmax):
+        yield layer(activation.__name__, activation, x=matrix)
+    yield layer("LeakyReLU[slope]", nn.LeakyReLU, 0.2, x=matrix)
+    yield layer("ELU[alpha]", nn.ELU, 0.5, x=matrix)
+    yield layer("Softmax[dim]", nn.Softmax, 0, x=matrix)
+    yield layer("LogSoftmax[dim]", nn.LogSoftmax, 0, x=matrix)
+    yield layer("Dropout", nn.Dropout, 0.4, x=matrix)
+    yield layer("Dropout[evaluation]", nn.Dropout, 0.4, evaluate=True, x=matrix)
+    yield layer("Flatten", nn.Flatten, x=normal(2, 2, 3))
+    yield layer("MaxPool2d", nn.MaxPool2d, 2, x=images)
+    yield layer("MaxPool2d[padding]", nn.MaxPool2d, 3, 2, 1, x=images)
+    yield layer("AvgPool2d", nn.AvgPool2d, 2, x=images)
+    yield layer("AvgPool2d[padding]", nn.AvgPool2d, 3, 2, 1, x=images)
+    yield layer("Upsample", nn.Upsample, 2, x=normal(1, 2, 2, 3))
 
 
-def _flat(outputs: Any) -> Any:
-    """The outputs of a recurrent layer, (y, (h, c)), as one tuple."""
-    if not isinstance(outputs, tuple):
-        return outputs
-    return tuple(part for item in outputs for part in (item if isinstance(item, tuple) else (item,)))
+def _weighted() -> Iterator[Case]:
+    yield layer("Dense", nn.Dense, 4, 3, x=normal(2, 4))
+    yield layer("Dense[vector]", nn.Dense, 4, 3, x=normal(4))
+    yield layer("Dense[no bias, sequence]", nn.Dense, 4, 3, bias=False, x=normal(2, 3, 4))
+    yield layer("Embedding", nn.Embedding, 5, 3, x=integers(5, 2, 3))
+    yield layer("Conv2d", nn.Conv2d, 2, 3, 3, x=normal(2, 2, 4, 4))
+    yield layer("Conv2d[all options]", nn.Conv2d, 2, 4, (3, 2), (2, 1), (1, 2), 2, 2, x=normal(1, 2, 6, 5))
+    yield layer("ConvTranspose2d", nn.ConvTranspose2d, 2, 3, 3, x=normal(1, 2, 3, 3))
+    yield layer("ConvTranspose2d[all options]", nn.ConvTranspose2d, 4, 2, 3, 2, 1, 1, 2, dilation=2, x=normal(1, 4, 3, 2))
 
 
-def _dense() -> Iterator[Case]:
-    yield layer("Dense", lambda rng: nn.Dense(4, 3, rng=rng), x=normal(2, 4))
-    yield layer("Dense[no bias]", lambda rng: nn.Dense(4, 3, bias=False, rng=rng), x=normal(2, 3, 4))
-    yield layer("Dense[vector]", lambda rng: nn.Dense(4, 3, rng=rng), x=normal(4))
-    yield layer("Embedding", lambda rng: nn.Embedding(5, 3, rng=rng), indices=integers(5, 2, 4))
-    yield layer(
-        "Sequential",
-        lambda rng: nn.Sequential(nn.Dense(4, 5, rng=rng), nn.Tanh(), nn.Dense(5, 2, rng=rng)),
-        x=normal(3, 4),
-    )
-
-
-def _images() -> Iterator[Case]:
-    strided = {"stride": (2, 1), "padding": (1, 0), "groups": 2}
-    x = normal(2, 2, 5, 4)
-    yield layer("Conv2d", lambda rng: nn.Conv2d(2, 3, 3, rng=rng), x=x)
-    yield layer("Conv2d[strided]", lambda rng: nn.Conv2d(2, 4, (3, 2), **strided, rng=rng), x=x)
-    yield layer("ConvTranspose2d", lambda rng: nn.ConvTranspose2d(2, 3, 3, rng=rng), x=x)
-    transposed = partial(nn.ConvTranspose2d, 2, 4, (3, 2), output_padding=(1, 0), dilation=2, bias=False, **strided)
-    yield layer("ConvTranspose2d[strided]", lambda rng: transposed(rng=rng), x=x)
-    yield layer("MaxPool2d", lambda rng: nn.MaxPool2d(2), x=x)
-    yield layer("MaxPool2d[overlapping]", lambda rng: nn.MaxPool2d(3, 2, 1), x=x)
-    yield layer("AvgPool2d", lambda rng: nn.AvgPool2d(2), x=x)
-    yield layer("AvgPool2d[overlapping]", lambda rng: nn.AvgPool2d(3, 2, 1), x=x)
-    yield layer("Upsample", lambda rng: nn.Upsample(2), x=normal(1, 2, 2, 3))
-    yield layer("Flatten", lambda rng: nn.Flatten(), x=x)
+def _normalizing() -> Iterator[Case]:
+    for norm, shape, words in (
+        (nn.BatchNorm1d, (5, 3), ""),
+        (nn.BatchNorm1d, (3, 3, 2), "sequence"),
+        (nn.BatchNorm2d, (2, 3, 2, 2), ""),
+    ):
+        for variant, options in {"": {}, "evaluation": {"evaluate": True}, "not affine": {"affine": False}}.items():
+            name = ", ".join(word for word in (words, variant) if word)
+            yield layer(norm.__name__ + (f"[{name}]" if name else ""), norm, 3, x=normal(*shape), **options)
+    yield layer("InstanceNorm2d", nn.InstanceNorm2d, 3, x=normal(2, 3, 3, 2))
+    yield layer("InstanceNorm2d[affine]", nn.InstanceNorm2d, 3, affine=True, x=normal(2, 3, 3, 2))
 
 
 def _recurrent() -> Iterator[Case]:
-    states = {"hidden": normal(1, 2, 3), "cell": normal(1, 2, 3)}
-    yield layer("LSTM", lambda rng: nn.LSTM(2, 3, rng=rng), x=normal(4, 2, 2))
-    yield layer("LSTM[state]", lambda rng: nn.LSTM(2, 3, bias=False, rng=rng), x=normal(4, 2, 2), **states)
-    deep = partial(nn.LSTM, 2, 3, num_layers=2, batch_first=True, bidirectional=True)
-    yield layer("LSTM[deep, both directions]", lambda rng: deep(rng=rng), x=normal(1, 3, 2))
-    yield layer("LSTMCell", lambda rng: nn.LSTMCell(2, 3, rng=rng), x=normal(2, 2))
-    cell_states = {"hidden": normal(2, 3), "cell": normal(2, 3)}
-    yield layer("LSTMCell[state]", lambda rng: nn.LSTMCell(2, 3, bias=False, rng=rng), x=normal(2, 2), **cell_states)
+    yield layer("LSTMCell", nn.LSTMCell, 3, 2, x=normal(2, 3))
+    yield layer("LSTMCell[state]", nn.LSTMCell, 3, 2, x=normal(2, 3), state=(2, 2))
+    yield layer("LSTM", nn.LSTM, 2, 2, x=normal(2, 2, 2))
+    yield layer("LSTM[state]", nn.LSTM, 2, 2, x=normal(2, 2, 2), state=(1, 2, 2))
+    yield layer("LSTM[no bias, one step]", nn.LSTM, 2, 3, bias=False, x=normal(1, 2, 2))
+    deep = {"num_layers": 2, "batch_first": True, "bidirectional": True, "order": 1}
+    yield layer("LSTM[two layers, both directions, batch first]", nn.LSTM, 2, 2, x=normal(2, 3, 2), **deep)
 
 
-def _normalization() -> Iterator[Case]:
-    images = normal(2, 3, 2, 2)
-    for name, x in (("BatchNorm1d", normal(5, 3)), ("BatchNorm2d", images)):
-        norm = getattr(nn, name)
-        yield layer(name, lambda rng, norm=norm: _shifted(norm(3)), x=x)
-        yield layer(f"{name}[evaluation]", lambda rng, norm=norm: _shifted(norm(3)).eval(), x=x)
-    yield layer("BatchNorm1d[sequence]", lambda rng: nn.BatchNorm1d(3, affine=False), x=normal(2, 3, 4))
-    yield layer("InstanceNorm2d", lambda rng: nn.InstanceNorm2d(3), x=images)
-    yield layer("InstanceNorm2d[affine]", lambda rng: _shifted(nn.InstanceNorm2d(3, affine=True)), x=images)
+def _sequential(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
+    options = {"rng": rng, "dtype": np.float64}
+    layers = (nn.Dense(4, 5, **options), nn.Tanh(), nn.BatchNorm1d(5, dtype=np.float64), nn.Dense(5, 2, **options))
+    function = Functional(nn.Sequential(*layers))
+    return function, function.values({"x": rng.standard_normal((6, 4))})
 
 
-def _shifted(norm: nn.Module) -> nn.Module:
-    """`norm` with parameters and statistics other than ones and zeros."""
-    state = norm.state_dict()
-    norm.load_state_dict({k: a + np.linspace(0.1, 0.7, a.size).reshape(a.shape).astype(a.dtype) for k, a in state.items()})
-    return norm
-
-
-def _functions() -> Iterator[Case]:
-    x = normal(3, 4)
-    for name in ("ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax"):
-        yield layer(name, lambda rng, name=name: getattr(nn, name)(), x=x)
-    yield layer("LeakyReLU[0.3]", lambda rng: nn.LeakyReLU(0.3), x=x)
-    yield layer("ELU[1.5]", lambda rng: nn.ELU(1.5), x=x)
-    yield layer("Softmax[rows]", lambda rng: nn.Softmax(0), x=x)
-    yield layer("Dropout", lambda rng: _Repeatable(nn.Dropout(0.4, rng=rng)), x=x)
-    yield layer("Dropout[evaluation]", lambda rng: nn.Dropout(0.4, rng=rng).eval(), x=x)
-
-
-class _Repeatable(nn.Module):
-    """A layer that draws, with its generator put back before every call."""
-
-    def __init__(self, drawing: nn.Dropout):
-        self.drawing = drawing
-        self.start = drawing.rng.bit_generator.state
-
-    def forward(self, x: Any) -> Any:
-        self.drawing.rng.bit_generator.state = self.start
-        return self.drawing(x * x)
-
-
-CASES = [*_dense(), *_images(), *_recurrent(), *_normalization(), *_functions()]
+CASES = [*_functions(), *_weighted(), *_normalizing(), *_recurrent(), Case("nn.Sequential", "layer", _sequential)]

@@ -35,7 +35,9 @@ def _shapes() -> Iterator[Case]:
 
 
 def _joining() -> Iterator[Case]:
-    yield check("concatenate", lambda a, b, c: tg.concatenate([a, b, c], axis=1), a=normal(2, 1), b=normal(2, 3), c=normal(2, 0))
+    yield check(
+        "concatenate", lambda a, b, c: tg.concatenate([a, b, c], axis=1), a=normal(2, 1), b=normal(2, 3), c=normal(2, 0)
+    )
     yield check("concatenate[same tensor]", lambda x: tg.concatenate([x, x * 2.0, x]), x=normal(2, 3))
     yield check("stack", lambda a, b: tg.stack([a, b], axis=-1), a=normal(2, 3), b=normal(2, 3))
     yield check("stack[0-d]", lambda a, b: tg.stack([a, b]), a=normal(), b=normal())
@@ -62,7 +64,9 @@ INDICES: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]] = {
 def _indexing() -> Iterator[Case]:
     for variant, (index, shape, value) in INDICES.items():
         yield check(f"getitem{variant}", lambda x, i=index: x[i], x=normal(*shape))
-        yield check(f"setitem{variant}", lambda x, value, i=index: _assigned(x, i, value), x=normal(*shape), value=normal(*value))
+        yield check(
+            f"setitem{variant}", lambda x, value, i=index: _assigned(x, i, value), x=normal(*shape), value=normal(*value)
+        )
     yield check("setitem[broadcast]", lambda x, value: _assigned(x, (slice(1, 3),), value), x=normal(4, 3), value=normal(3))
     yield check("setitem[scalar]", lambda x: _assigned(x, (0,), 2.0), x=normal(4, 3))
     yield check("setitem[from itself]", lambda x: _assigned(x, (0,), x[1] * x[0]), x=normal(2, 3))
