@@ -1,0 +1,112 @@
+"""The command: which benchmarks to run, how often, and where the results go."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import agreement, entries, machine, measure, report
+from benchmarks.registry import BENCHMARKS, Benchmark
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments; the names of the benchmarks are the positional ones."""
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare tinygen with PyTorch.")
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
+    arguments.add_argument("--list", action="store_true", help="list the benchmarks and stop")
+    arguments.add_argument("--repeats", type=int, default=15, help="samples of each side (default: 15)")
+    arguments.add_argument("--threads", type=int, default=None, help="threads of every side (default: all cores)")
+    arguments.add_argument("--out", type=Path, default=None, help="folder of the results (default: benchmarks/results)")
+    arguments.add_argument("--quick", action="store_true", help="tiny sizes, one sample; writes only if --out is given")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0, 1 if sides disagree or fail, 2 if it cannot start.
+
+    The number of threads must be in the environment before NumPy is imported: `python -m benchmarks` sees to that.
+    """
+    from rich.console import Console
+
+    options = parser().parse_args(argv)
+    if options.list:
+        for benchmark in BENCHMARKS.values():
+            print(f"{benchmark.name:14} {benchmark.summary}")
+        return 0
+    problem = _problem(options)
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    import torch
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    description = machine.describe(threads)
+    ceilings = machine.ceilings(seconds=0.01, size=64, copied=(2**16,)) if options.quick else machine.ceilings()
+    report.print_machine(description, ceilings, console)
+    folder = options.out or (None if options.quick else RESULTS)
+    agreed = True
+    for name in options.names or BENCHMARKS:
+        agreed &= _run(BENCHMARKS[name], options, description, ceilings, folder, console)
+    return 0 if agreed else 1
+
+
+def _problem(options: argparse.Namespace) -> str | None:
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        return f"no benchmark is named {', '.join(map(repr, unknown))}: choose from {', '.join(BENCHMARKS)}"
+    if options.repeats < 1 or (options.threads is not None and options.threads < 1):
+        return f"--repeats and --threads are at least 1, got {options.repeats} and {options.threads}"
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        return f"the benchmarks compare with PyTorch, which does not import ({error}): pip install tinygen[bench]"
+    return None
+
+
+def _run(
+    benchmark: Benchmark,
+    options: argparse.Namespace,
+    description: dict[str, Any],
+    ceilings: machine.Ceilings,
+    folder: Path | None,
+    console: Any,
+) -> bool:
+    """Check and measure every case of one benchmark. Returns whether all sides agreed; if not, nothing is written."""
+    records, agreed = [], True
+    repeats, pause = (1, 0.0) if options.quick else (options.repeats, measure.PAUSE)
+    started = datetime.now(UTC)
+    for case in benchmark.cases(options.quick):
+        errors, complaints = agreement.disagreements(case)
+        if complaints:
+            agreed = False
+            print("\n".join(f"DISAGREEMENT {line}" for line in complaints), file=sys.stderr)
+            continue
+        samples = measure.interleaved({side.name: side.run for side in case.sides}, repeats, pause)
+        records.append(report.case_record(case, errors, samples, ceilings))
+        report.print_case(records[-1], console)
+    if folder and agreed:
+        record = {
+            "benchmark": benchmark.name,
+            "summary": benchmark.summary,
+            "date": started.isoformat(timespec="seconds"),
+            "quick": options.quick,
+            "method": {"repeats": repeats, "pause_seconds": pause, "threads": description["threads_used"]},
+            "machine": description,
+            "versions": report.versions(),
+            "ceilings": asdict(ceilings),
+            "cases": records,
+        }
+        for path in report.write(record, folder):
+            console.print(f"wrote {path}", highlight=False)
+    return agreed
+
+
+__all__ = ["entries", "main", "parser"]

@@ -1,0 +1,145 @@
+"""The machine, described without its name, and its ceilings: the rates that set a benchmark's floor.
+
+A ceiling is the best rate that any implementation at hand reached, on all threads that the benchmark may use: NumPy,
+PyTorch, and our own vectorized functions.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+TRANSCENDENTALS = ("exp", "sigmoid", "tanh", "softplus")
+COPIED = tuple(2**n for n in (16, 19, 22, 25, 28))  # bytes of traffic, from the first cache to main memory
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The measured rates.
+
+    flops: operations a second of the best matrix product, by dtype
+    copy_bytes: bytes read plus written a second, by the number of bytes: faster where they fit a cache
+    transcendentals: values a second, by dtype and function
+    """
+
+    flops: dict[str, float]
+    copy_bytes: dict[int, float]
+    transcendentals: dict[str, dict[str, float]]
+
+    def bandwidth(self, size: float) -> float:
+        """Bytes a second of a copy whose traffic is the largest measured that does not exceed `size` bytes."""
+        return self.copy_bytes[max((known for known in self.copy_bytes if known <= size), default=min(self.copy_bytes))]
+
+
+def describe(threads: int) -> dict[str, object]:
+    """CPU model, cores, caches, memory, system. Fields that the system does not tell are None."""
+    cpuinfo = _text("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = fields.get("flags", "").split()
+    return {
+        "cpu": fields.get("model name") or platform.processor() or None,
+        "family": fields.get("cpu family"),
+        "model": fields.get("model"),
+        "architecture": platform.machine(),
+        "vector_extensions": [flag for flag in ("avx2", "fma", "avx512f") if flag in flags],
+        "cores": os.cpu_count(),
+        "threads_used": threads,
+        "caches": _caches(),
+        "memory_bytes": _memory(),
+        "system": platform.system(),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _caches() -> dict[str, str]:
+    """Cache sizes as Linux tells them, such as {"L1 data": "48K", "L2 unified": "1024K"}."""
+    folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
+    return {
+        f"L{_text(f'{folder}/level').strip()} {_text(f'{folder}/type').strip().lower()}": _text(f"{folder}/size").strip()
+        for folder in folders
+    }
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def ceilings(seconds: float = 0.3, size: int = 2048, copied: Sequence[int] = COPIED) -> Ceilings:
+    """Measure, for about `seconds` each: square products up to `size`, copies of `copied` bytes, transcendentals."""
+
+    def best(work: float, attempts: Iterable[Callable[[], object]]) -> float:
+        return max(work / _fastest(attempt, seconds) for attempt in attempts)
+
+    flops, transcendentals = {}, {}
+    for dtype in ("float32", "float64"):
+        flops[dtype] = max(best(2 * n**3, _products(n, dtype)) for n in (size // 4, size // 2, size))
+        values = np.linspace(-8, 8, 2**17, dtype=dtype)  # stays in the second-level cache
+        transcendentals[dtype] = {f: best(values.size, _evaluations(f, values)) for f in TRANSCENDENTALS}
+    return Ceilings(flops, {traffic: best(traffic, _copies(traffic)) for traffic in copied}, transcendentals)
+
+
+def _fastest(run: Callable[[], object], seconds: float) -> float:
+    """Seconds of the fastest call; other libraries' threads are left 50 ms to fall asleep."""
+    time.sleep(min(0.05, seconds))
+    run()
+    fastest, end = np.inf, time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        fastest = min(fastest, now - start)
+        if now > end:
+            return fastest
+
+
+def _products(n: int, dtype: str) -> Iterable[Callable[[], object]]:
+    """NumPy's BLAS, PyTorch's BLAS, and for float32 the oneDNN that PyTorch uses in its layers."""
+    import torch
+
+    a = np.full((n, n), 0.5, dtype)
+    out = np.empty_like(a)
+    yield lambda: np.matmul(a, a, out=out)
+    yield lambda: torch.mm(torch.from_numpy(a), torch.from_numpy(a), out=torch.from_numpy(out))
+    if dtype == "float32" and torch.backends.mkldnn.is_available():
+        tensor = torch.from_numpy(a).to_mkldnn()
+        yield lambda: torch.nn.functional.linear(tensor, tensor)
+
+
+def _copies(traffic: int) -> Iterable[Callable[[], object]]:
+    import torch
+
+    source = np.ones(traffic // 2, np.uint8)
+    target = np.zeros_like(source)
+    tensor, tensor_target = torch.from_numpy(source), torch.from_numpy(target)
+    yield lambda: np.copyto(target, source)
+    yield lambda: tensor_target.copy_(tensor)
+
+
+def _evaluations(name: str, values: np.ndarray) -> Iterable[Callable[[], object]]:
+    import torch
+
+    from benchmarks import vectorized
+
+    out = np.empty_like(values)
+    tensor, tensor_out = torch.from_numpy(values), torch.from_numpy(out)
+    if hasattr(np, name):
+        yield lambda: getattr(np, name)(values, out=out)
+    if name == "softplus":
+        yield lambda: torch.nn.functional.softplus(tensor)
+    else:
+        yield lambda: getattr(torch, name)(tensor, out=tensor_out)
+    yield lambda: getattr(vectorized, name)(values, out)

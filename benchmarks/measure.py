@@ -1,0 +1,64 @@
+"""Timing in one process, sides alternating, and what is said about the samples.
+
+A parallel call leaves its worker threads spinning for a while, and a spinning pool takes the cores from the next
+side's. So each sample waits until they sleep, wakes its own side's threads by an untimed call, and only then starts the
+clock. OMP_WAIT_POLICY=passive would end the spinning too, but it makes PyTorch several times slower on small
+operations, which would flatter us. Machines drift by tens of percent within minutes: ratios are taken within a round,
+whose samples are close in time, and the median over rounds is quoted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PAUSE = 0.05  # seconds before each sample: idle threads stop spinning
+LONG_ENOUGH = 2e-3  # seconds; faster calls are repeated within one sample
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a sample."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles, interpolated linearly as `numpy.quantile` does."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return Spread(float(median), float(low), float(high))
+
+
+def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
+    """Spread of theirs / ours, taken round by round. Raises ValueError if the rounds differ in number."""
+    return spread([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def interleaved(runs: dict[str, Callable[[], object]], repeats: int, pause: float = PAUSE) -> dict[str, list[float]]:
+    """Seconds a call, `repeats` samples for each of `runs`; the order rotates, so that no one always follows another."""
+    calls = {name: _calls_per_sample(run) for name, run in runs.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    for _ in range(repeats):
+        for name in order:
+            time.sleep(pause)
+            _sample(runs[name], calls[name])
+            samples[name].append(_sample(runs[name], calls[name]))
+        order.append(order.pop(0))
+    return samples
+
+
+def _sample(run: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _calls_per_sample(run: Callable[[], object]) -> int:
+    run()  # compiles, fills caches
+    return max(1, math.ceil(LONG_ENOUGH / _sample(run, 3)))
