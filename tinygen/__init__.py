@@ -13,12 +13,16 @@ if not (Path(__file__).parent / "kernels").is_dir():
 
 from tinygen import ops
 from tinygen.anomaly import AnomalyError, detect_anomaly
+from tinygen.gradcheck import GradcheckError, gradcheck
 from tinygen.graph import enable_grad, no_grad
 from tinygen.ops import *  # noqa: F403
 from tinygen.tensor import Tensor, from_dlpack, grad
 
 __version__ = "0.1.0"
-__all__ = ["AnomalyError", "Tensor", "detect_anomaly", "enable_grad", "from_dlpack", "grad", "no_grad", *ops.__all__]
+__all__ = [
+    "AnomalyError", "GradcheckError", "Tensor", "detect_anomaly", "enable_grad", "from_dlpack", "grad", "gradcheck", "no_grad",
+    *ops.__all__,
+]  # fmt: skip
 
 _PARTS = ("checks", "data", "distributions", "evaluation", "gallery", "kernels", "models", "nn", "optim", "training")
 

@@ -31,6 +31,34 @@ def examine(function: Function, arrays: list[np.ndarray], report: Report, rng: n
                 report.problems.append(f"{name}: float32 is {multiple:.3g} times its error budget away from float64")
 
 
+def _contract(function: Function, arrays: list[np.ndarray]) -> Iterator[str]:
+    """Shapes, dtypes and devices of gradients; nothing written to, nothing shared; a second backward gives the same."""
+    leaves, outputs = function.recorded(arrays)
+    seeds = [function.seed(y, v.copy()) for y, v in zip(outputs, function.cotangents)]
+    first = _backward(leaves, outputs, seeds)
+    copies = [None if g is None else g.copy() for g in first]
+    second = _backward(leaves, outputs, seeds)
+    for name, leaf, g in zip(function.names, leaves, first):
+        if g is not None:
+            found, expected = (g.shape, g.dtype, device_of(g)), (leaf.shape, leaf.dtype, leaf.device)
+            if found != expected:
+                yield f"{name}: the gradient has shape, dtype and device {found}, expected {expected}"
+    for name, a, b, copy in zip(function.names, first, second, copies):
+        if a is None or b is None:
+            if a is not b:
+                yield f"{name}: a second backward through the same graph depends on other inputs"
+            continue
+        if not _equal(b, copy):
+            yield f"{name}: a second backward through the same graph gives another gradient"
+        if not _equal(a, copy):
+            yield f"{name}: a second backward writes into the first one's gradient"
+    for name, a, b in zip(function.names, copies, function.gradients(arrays)):
+        if a is not None and not _close(to_device(a, "cpu"), b):
+            yield f"{name}: backward() and grad() give different gradients"
+    yield from _written(function, arrays, leaves, seeds)
+    yield from _shared(function, leaves, outputs, seeds, first, second)
+
+
 def _backward(leaves: Sequence[Tensor], outputs: Sequence[Tensor], seeds: Sequence[Any]) -> list[Any]:
     """The gradients that `backward` leaves in `.grad`, with the graph kept."""
     for leaf in leaves:
@@ -41,46 +69,40 @@ def _backward(leaves: Sequence[Tensor], outputs: Sequence[Tensor], seeds: Sequen
     return [leaf.grad for leaf in leaves]
 
 
-def _contract(function: Function, arrays: list[np.ndarray]) -> Iterator[str]:
-    """Shapes, dtypes and devices of gradients; nothing written to, nothing shared; a second backward gives the same."""
-    constants = [np.array(to_device(c, "cpu")) for c in function.constants()]
-    leaves, outputs = function.recorded(arrays)
-    seeds = [function.seed(y, v.copy()) for y, v in zip(outputs, function.cotangents)]
-    first = _backward(leaves, outputs, seeds)
-    kept = [None if g is None else g.copy() for g in first]
-    second = _backward(leaves, outputs, seeds)
+def _written(function: Function, arrays: list[np.ndarray], leaves: Sequence[Tensor], seeds: Sequence[Any]) -> Iterator[str]:
+    """What a forward and a backward pass changed in place: inputs, constants, cotangents."""
+    changed = [(name, leaf._data, x) for name, x, leaf in zip(function.names, arrays, leaves)]
+    changed += [(f"constant {name}", array, copy) for name, array, copy in function.constants]
+    changed += [(f"cotangent {i}", seed, v) for i, (v, seed) in enumerate(zip(function.cotangents, seeds))]
+    for name, now, before in changed:
+        if not _equal(now, before):
+            yield f"{name} was written to"
 
-    for name, leaf, g in zip(function.names, leaves, first):
-        if g is not None:
-            found, expected = (g.shape, g.dtype, device_of(g)), (leaf.shape, leaf.dtype, leaf.device)
-            if found != expected:
-                yield f"{name}: the gradient has shape, dtype and device {found}, expected {expected}"
-    for name, x, leaf in zip(function.names, arrays, leaves):
-        if not _equal(leaf.numpy(), x):
-            yield f"{name}: the input was written to"
-    for before, after in zip(constants, function.constants()):
-        if not np.array_equal(before, to_device(after, "cpu")):
-            yield f"a constant argument of shape {before.shape} was written to"
-    for i, (v, seed) in enumerate(zip(function.cotangents, seeds)):
-        if not _equal(to_device(seed, "cpu"), v):
-            yield f"cotangent {i} was written to"
 
-    for name, a, b, copy in zip(function.names, first, second, kept):
-        if (a is None) != (b is None) or (a is not None and not _equal(to_device(b, "cpu"), to_device(copy, "cpu"))):
-            yield f"{name}: a second backward through the same graph gives another gradient"
-        elif a is not None and not _equal(to_device(a, "cpu"), to_device(copy, "cpu")):
-            yield f"{name}: a second backward writes into the first one's gradient"
-    named = [*zip(function.names, first), *((f"{n} (second backward)", g) for n, g in zip(function.names, second))]
-    gradients = [(f"the gradient of {name}", g) for name, g in named if g is not None]
+def _shared(
+    function: Function,
+    leaves: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    seeds: Sequence[Any],
+    first: Sequence[Any],
+    second: Sequence[Any],
+) -> Iterator[str]:
+    """Gradients that share memory with one another or with anything else, and outputs with those of another call."""
+    gradients = [(f"the gradient of {name}", g) for name, g in zip(function.names, first) if g is not None]
+    again = [(f"that of {name} by a second backward", g) for name, g in zip(function.names, second) if g is not None]
     others = [(name, x._data) for name, x in zip(function.names, leaves)]
-    others += [(f"cotangent {i}", v) for i, v in enumerate(seeds)] + [(f"output {i}", y._data) for i, y in enumerate(outputs)]
-    pairs = itertools.chain(itertools.combinations(gradients, 2), itertools.product(gradients, others))
-    for (name, a), (other, b) in pairs:
+    others += [(f"cotangent {i}", v) for i, v in enumerate(seeds)]
+    results = [(f"output {i}", y._data) for i, y in enumerate(outputs)]
+    later = [
+        (f"{name} of another call", y._data) for (name, _), y in zip(results, function.recorded([x.numpy() for x in leaves])[1])
+    ]
+    for (name, a), (other, b) in itertools.chain(
+        itertools.combinations(gradients, 2),
+        itertools.product(gradients, again + others + results),
+        itertools.product(results, later),
+    ):
         if module_of(a).may_share_memory(a, b):
             yield f"{name} shares memory with {other}"
-    for name, a, b in zip(function.names, kept, function.gradients(arrays)):
-        if a is not None and not _close(to_device(a, "cpu"), b):
-            yield f"{name}: backward() and grad() give different gradients"
 
 
 def _layouts(function: Function, arrays: list[np.ndarray]) -> Iterator[str]:
@@ -156,8 +178,9 @@ def _float32(
         yield name, 0.0 if error == 0 else error / budget if np.isfinite(error) and budget > 0 else float("inf")
 
 
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return np.array_equal(a, b, equal_nan=True)
+def _equal(a: Any, b: Any) -> bool:
+    a, b = to_device(a, "cpu"), to_device(b, "cpu")
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -16,19 +16,24 @@ from tinygen.tensor import Tensor, array_of, grad
 class Function:
     """`fn` as a function of its distinct floating inputs, with one fixed random cotangent for every floating output.
 
-    Attributes: `names` and `arrays` (float64) of the floating inputs, `cotangents` of the outputs, `device`.
+    Attributes: `names` and `arrays` (float64) of the floating inputs; `constants`, the other arrays with their names and with
+    copies made before the first call; `cotangents` of the outputs; `device`.
     """
 
     def __init__(self, fn: Callable, names: Sequence[str], inputs: Sequence[Any], rng: np.random.Generator, device: str):
         self.fn, self.device = fn, device
         self.names: list[str] = []
         self.arrays: list[np.ndarray] = []
+        self.constants: list[tuple[str, Any, Any]] = []
         self._arguments: list[tuple[bool, Any]] = []  # (True, number of an array) or (False, constant)
         places: dict[int, int] = {}
         for name, value in zip(names, inputs):
             array = np.asarray(value)
             if array.dtype.kind != "f":
-                self._arguments.append((False, to_device(value, device) if is_array(value) else value))
+                if is_array(value):
+                    value = to_device(value.copy(), device)
+                    self.constants.append((name, value, value.copy()))
+                self._arguments.append((False, value))
                 continue
             if id(value) not in places:
                 places[id(value)] = len(self.arrays)
@@ -48,10 +53,6 @@ class Function:
     def tensor(self, x: Any, requires_grad: bool = False) -> Tensor:
         """A Tensor of its own on the device under test."""
         return Tensor(to_device(x, self.device), requires_grad=requires_grad)
-
-    def constants(self) -> list[np.ndarray]:
-        """The arrays among the arguments that are passed on as they are."""
-        return [value for checked, value in self._arguments if not checked and is_array(value)]
 
     def call(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """The floating outputs of `fn` at `values` (Tensors or plain arrays, one for each distinct floating input)."""
@@ -84,11 +85,11 @@ class Function:
     def gradients(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The engine's gradients at `arrays`, in the dtype of the arrays; an input that no output depends on has zeros.
 
-        Other calls come before the forward pass and between it and the backward pass: a value that a rule caches, or a buffer that
-        it shares between calls, is stale then.
+        Other calls come before the forward pass, and between it and the backward pass: a value that a rule caches, or a
+        buffer that it shares between calls, is stale then.
         """
-        elsewhere = [x * x.dtype.type(0.99) for x in arrays]
-        self.pull_back(*self.recorded(elsewhere))
+        elsewhere = [x * np.linspace(0.9, 0.99, x.size, dtype=x.dtype).reshape(x.shape) for x in arrays]
+        self.pull_back(*self.recorded(elsewhere), [-v for v in self.cotangents])
         here = self.recorded(arrays)
         self.recorded(elsewhere)
         return self.pull_back(*here)

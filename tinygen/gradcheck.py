@@ -109,6 +109,7 @@ def gradcheck(
     seed: int = 0,
     name: str | None = None,
     max_entries: int = 48,
+    complex_step: bool = True,
     float32: bool = True,
     device: str = "cpu",
     raise_on_failure: bool = True,
@@ -125,6 +126,7 @@ def gradcheck(
         seed: of the cotangents, the directions and the points near the inputs; a report names it for replay.
         name: of the function in the report (default: its own).
         max_entries: an input with more entries is checked along random directions.
+        complex_step: try the complex step where `fn` takes complex arrays; False where the attempt would be slow.
         float32: also run in float32, compare with float64 within a budget and require float32 results.
         device: where to run, "cpu" or "cuda".
         raise_on_failure: False returns the report of a failure instead of raising it.
@@ -139,7 +141,7 @@ def gradcheck(
     with np.errstate(all="ignore"):
         function = Function(fn, *_named(fn, inputs), rng, device)
         if _usable(function, report):
-            arrays = _compare(function, report, rng, max_entries, try_complex=True)
+            arrays = _compare(function, report, rng, max_entries, try_complex=complex_step)
             behaviour.examine(function, arrays, report, rng, float32)
             if order == 2 and report.ok:
                 second = _gradient_function(function.at(arrays), rng)

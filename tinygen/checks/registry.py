@@ -17,7 +17,7 @@ import numpy as np
 
 from tinygen.gradcheck import gradcheck
 
-KINDS = ("op", "loss", "layer", "kernel", "model")
+KINDS = ("op", "loss", "distribution", "layer", "kernel", "model")
 
 # Public, but without a gradient or a value to check.
 EXEMPT = {
@@ -76,7 +76,7 @@ class Result:
 def cases() -> dict[str, Case]:
     """All cases by name, ops first."""
     found: dict[str, Case] = {}
-    for part in ("ops", "shaping", "images", "losses", "layers", "kernels", "models"):
+    for part in ("ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "models"):
         for case in importlib.import_module(f"tinygen.checks.{part}").CASES:
             if case.name in found or case.kind not in KINDS:
                 raise ValueError(f"case {case.name!r} of kind {case.kind!r}: expected a new name and one of {KINDS}")

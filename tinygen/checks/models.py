@@ -1,0 +1,32 @@
+"""Cases of the models: the training loss of a small one as a function of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygen.checks.modules import Functional
+from tinygen.checks.registry import Case
+from tinygen.models.base import Model
+
+
+def _nade(rng: np.random.Generator) -> Model:
+    from tinygen.models.nade import NADE
+
+    return NADE(6, 4, rng, order=rng.permutation(6), bias=rng.standard_normal(6), scale=0.5, dtype=np.float64)
+
+
+def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2) -> Case:
+    """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples."""
+
+    def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
+        small = build(rng)
+        function = Functional(small, lambda x: small.loss(x, np.random.default_rng(11)))
+        return function, function.values({"x": rng.integers(0, 2, (5, 6))})
+
+    return Case(f"models.{name}", "model", make, order, {"complex_step": False})
+
+
+CASES = [model("nade", _nade, order=1)]
