@@ -16,13 +16,15 @@ from numba import get_num_threads, get_thread_id, prange
 from ..runtime import jit, pjit
 from .geometry import Pair, output_size
 from .layout import backward_axis, forward_axis, layout
-from .microkernel import COLUMNS, DOTS, ROWS, TAPS, VECTOR_BYTES, WIDE, convolve_tile, correlate_tile
+from .microkernel import COLUMNS, DOTS, ROWS, TAPS, VECTOR_BYTES, WIDE, convolve_tile, copy_in, copy_out, correlate_tile
 
 _tile = convolve_tile(ROWS, COLUMNS)
 _narrow_tile = convolve_tile(ROWS, 1)
 _wide_row = convolve_tile(1, WIDE)
 _narrow_row = convolve_tile(1, 1)
 _dots = correlate_tile(DOTS, TAPS)
+_copy_in, _copy_in_2 = copy_in(1), copy_in(2)
+_copy_out, _copy_out_2 = copy_out(1), copy_out(2)
 
 # Images smaller than this are joined: the forward pass wants full vectors, the weight gradient long dot products.
 BLOCK_PIXELS, LONG_BLOCK_PIXELS = 256, 2048
@@ -94,7 +96,9 @@ def _run(x, weight, plan, shape, groups, row_step, bias):
     if out.size:
         x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight, x.dtype)
         lanes = VECTOR_BYTES // x.itemsize
-        images, tiles = _buffers(x.dtype, get_num_threads(), plan.size, ROWS * (plan.plane + lanes))
+        columns = ROWS * (plan.plane + lanes)
+        images, tiles = _buffers(x.dtype, get_num_threads(), plan.size, plan.step_w * columns)
+        tiles = tiles.reshape(-1, plan.step_w, columns)
         panels = np.empty(weight.size, x.dtype)
         bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
         _convolve(get_num_threads(), x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
@@ -135,10 +139,13 @@ def _convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, 
             row, rows = _rows(tile, channels)
             at = plan.start + group * (x.shape[1] // groups) * plan.phases_h * plan.phases_w * plan.plane
             row += group * channels
-            for grid in plan.grids:
-                panel = row * plan.sources.size + grid[0] * rows
-                _compute(panels, panel, rows, images[thread], at, plan, grid, len(out[some]), tiles[thread])
-                _copy_out(tiles[thread], plan, grid, bias[row : row + rows], out[some, row : row + rows])
+            for i in range(len(plan.grids)):
+                panel = row * plan.sources.size + plan.grids[i, 0] * rows
+                tile = tiles[thread, i % plan.step_w]
+                _compute(panels, panel, rows, images[thread], at, plan, plan.grids[i], len(out[some]), tile)
+                if i % plan.step_w == plan.step_w - 1:
+                    top = plan.grids[i, 2]
+                    _unpack(tiles[thread], rows, plan, top, plan.grids[i, 4], bias, row, out[some])
 
 
 @jit
@@ -162,27 +169,38 @@ def _rows(tile, channels):
 @jit
 def _lay_out(x, plan, image):
     """Copy a block of images (n, C, H, W) into the form of `layout`, zeros included."""
+    flat = x.reshape(-1)
     image[: plan.start] = 0
-    row = plan.start
+    to = plan.start
     for c in range(x.shape[1]):
         for top in range(plan.phases_h):
             for left in range(plan.phases_w):
+                width = (x.shape[3] - left + plan.phases_w - 1) // plan.phases_w
                 for n in range(plan.images):
-                    for i in range(plan.rows):
-                        h, width = i * plan.phases_h + top, 0
-                        if n < len(x) and h < x.shape[2]:
-                            width = (x.shape[3] - left + plan.phases_w - 1) // plan.phases_w
-                            line = x[n, c, h]
-                            if plan.phases_w == 1:
-                                for j in range(width):
-                                    image[row + j] = line[j]
-                            else:
-                                for j in range(width):
-                                    image[row + j] = line[left + j * plan.phases_w]
+                    height = max(0, (x.shape[2] - top + plan.phases_h - 1) // plan.phases_h) if n < len(x) else 0
+                    at = ((n * x.shape[1] + c) * x.shape[2] + top) * x.shape[3] + left
+                    for _ in range(height):
+                        _copy_line(flat, at, plan.phases_w, width, image, to)
                         for j in range(width, plan.pitch):
-                            image[row + j] = 0
-                        row += plan.pitch
-    image[row:] = 0
+                            image[to + j] = 0
+                        at += plan.phases_h * x.shape[3]
+                        to += plan.pitch
+                    rest = (plan.rows - height) * plan.pitch
+                    image[to : to + rest] = 0
+                    to += rest
+    image[to:] = 0
+
+
+@jit
+def _copy_line(source, at, step, count, target, to):
+    """target[to + j] = source[at + j step] for j < count."""
+    if step == 1:
+        _copy_in(source, at, count, target, to)
+    elif step == 2:
+        _copy_in_2(source, at, count, target, to)
+    else:
+        for j in range(count):
+            target[to + j] = source[at + j * step]
 
 
 @jit
@@ -210,22 +228,34 @@ def _compute(panels, panel, rows, image, at, plan, grid, count, tile):
 
 
 @jit
-def _copy_out(tile, plan, grid, bias, out):
-    """Copy the outputs of a grid from the flat tile to their places in out (n, rows, H, W)."""
-    pitch = len(tile) // ROWS
-    top, left, height, width = grid[2], grid[3], grid[4], grid[5]
+def _unpack(tiles, rows, plan, top, height, bias, row, out):
+    """Copy the outputs of the grids that share their rows, bias added, to channels from `row` on of out (n, O, H, W)."""
+    flat, source = out.reshape(-1), tiles.reshape(-1)
+    pitch = tiles.shape[1] // ROWS
+    width = out.shape[3]
     for n in range(len(out)):
-        for m in range(out.shape[1]):
-            shift = bias[m]
-            for i in range(height):
-                line = out[n, m, top + i * plan.step_h]
-                source = m * pitch + (n * plan.rows + i) * plan.pitch
-                if plan.step_w == 1:
-                    for j in range(width):
-                        line[j] = tile[source + j] + shift
-                else:
-                    for j in range(width):
-                        line[left + j * plan.step_w] = tile[source + j] + shift
+        for m in range(rows):
+            at = m * pitch + n * plan.rows * plan.pitch
+            to = ((n * out.shape[1] + row + m) * out.shape[2] + top) * width
+            for _ in range(height):
+                _copy_back(source, at, tiles.shape[1], bias[row + m], flat, to, plan.step_w, width)
+                at += plan.pitch
+                to += plan.step_h * width
+
+
+@jit
+def _copy_back(source, at, pitch, shift, target, to, step, width):
+    """target[to + j step + q] = source[at + q pitch + j] + shift for the entries of a line of `width`."""
+    if step == 1:
+        _copy_out(source, at, pitch, shift, target, to, width)
+    elif step == 2:
+        _copy_out_2(source, at, pitch, shift, target, to, width // 2)
+        if width % 2:
+            target[to + width - 1] = source[at + width // 2] + shift
+    else:
+        for q in range(step):
+            for j in range((width - q + step - 1) // step):
+                target[to + j * step + q] = source[at + q * pitch + j] + shift
 
 
 @pjit
@@ -243,7 +273,7 @@ def _correlate(threads, x, g, plan, groups, images, gradients, gradient):
     for q in prange(parts * slices):
         part, piece = divmod(np.int64(q), slices)
         begin, end = piece * term_tiles // slices * TAPS, min((piece + 1) * term_tiles // slices * TAPS, terms)
-        dots = np.empty(DOTS * TAPS, x.dtype)
+        dots = np.empty(DOTS * TAPS + VECTOR_BYTES // x.itemsize, x.dtype)
         for b in range(len(images)):
             count = min(plan.images, len(x) - b * plan.images)
             for t in range(part * groups * row_tiles // parts, (part + 1) * groups * row_tiles // parts):
@@ -257,16 +287,18 @@ def _correlate(threads, x, g, plan, groups, images, gradients, gradient):
 @jit
 def _lay_out_gradient(g, plan, rows):
     """Copy a block of output gradients (n, O, OH, OW) to the places of the outputs in the flat form, with zeros between."""
+    flat, width = g.reshape(-1), g.shape[3]
     for o in range(g.shape[1]):
-        row, p = rows[o], 0
+        row = rows[o]
         for n in range(len(g)):
-            for i in range(g.shape[2]):
-                line = g[n, o, i]
-                p = (n * plan.rows + i) * plan.pitch
-                for j in range(len(line)):
-                    row[p + j] = line[j]
-                row[p + len(line) : p + plan.pitch] = 0
-            row[p + plan.pitch : (n + 1) * plan.rows * plan.pitch] = 0
+            at, to = (n * g.shape[1] + o) * g.shape[2] * width, n * plan.rows * plan.pitch
+            for _ in range(g.shape[2]):
+                _copy_in(flat, at, width, row, to)
+                for j in range(width, plan.pitch):
+                    row[to + j] = 0
+                at += width
+                to += plan.pitch
+            row[to : (n + 1) * plan.rows * plan.pitch] = 0
         row[len(g) * plan.rows * plan.pitch :] = 0
 
 

@@ -39,6 +39,14 @@ def _load(builder, pointer, kind, alignment):
     return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=alignment)
 
 
+def _store(builder, value, pointer, alignment):
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=alignment)
+
+
+def _shuffle(builder, a, b, lanes):
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
+
+
 def _multiply_add(builder, kind, a, b, c):
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(kind, (kind, kind, kind)), f"llvm.fmuladd.v{kind.count}{_code(kind)}"
@@ -110,8 +118,7 @@ def convolve_tile(rows: int, columns: int):
             for m in range(rows):
                 row = builder.gep(target, [builder.mul(arguments[9], _INDEX(m))])
                 for v in range(columns):
-                    place = builder.bitcast(builder.gep(row, [_INDEX(v * lanes)]), vector.as_pointer())
-                    builder.store(sums[m * columns + v], place, align=size)
+                    _store(builder, sums[m * columns + v], builder.gep(row, [_INDEX(v * lanes)]), size)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -120,18 +127,16 @@ def convolve_tile(rows: int, columns: int):
 
 
 def _broadcast(builder, vector, scalar):
-    undefined = ir.Constant(vector, ir.Undefined)
-    single = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-    return builder.shuffle_vector(
-        single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-    )
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
+    return _shuffle(builder, single, single, [0] * vector.count)
 
 
 def correlate_tile(rows: int, taps: int):
     """Intrinsic that computes the dot products of `rows` rows of g with x at `taps` shifts.
 
     kernel(g, first, pitch, x, at, offsets, begin, count, out) sets, for m < rows and k < taps,
-    out[m taps + k] = sum_{v < count vectors} g[first + m pitch + v] x[at + v + offsets[begin + k]]; all arrays are flat.
+    out[m taps + k] = sum_{v < count vectors} g[first + m pitch + v] x[at + v + offsets[begin + k]]; all arrays are flat, and
+    out has room for whole vectors.
     """
 
     @intrinsic
@@ -162,8 +167,8 @@ def correlate_tile(rows: int, taps: int):
 
             zero = ir.Constant(vector, [0.0] * lanes)
             sums = _loop(builder, arguments[7], [zero] * (rows * taps), body)
-            for i, total in enumerate(sums):
-                builder.store(_sum_lanes(builder, total), builder.gep(target, [_INDEX(i)]))
+            for i, total in enumerate(_sum_lanes(builder, sums)):
+                _store(builder, total, builder.gep(target, [_INDEX(i * lanes)]), size)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -171,16 +176,94 @@ def correlate_tile(rows: int, taps: int):
     return kernel
 
 
-def _sum_lanes(builder, value):
-    """The sum over a vector's lanes, as a tree: upper half onto lower half until one is left."""
-    count = value.type.count
-    while count > 1:
-        count //= 2
-        halves = [
-            builder.shuffle_vector(
-                value, value, ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
-            )
-            for start in (0, count)
+def _sum_lanes(builder, vectors):
+    """The sums over the lanes of each vector, in order, packed in as few vectors as hold them.
+
+    Adding the odd lanes of a pair of vectors to the even ones leaves one vector with half as many lanes for each of the two.
+    """
+    lanes = vectors[0].type.count
+    for _ in range(lanes.bit_length() - 1):
+        pairs = [(a, vectors[i + 1] if i + 1 < len(vectors) else a) for i, a in enumerate(vectors) if i % 2 == 0]
+        vectors = [
+            builder.fadd(_shuffle(builder, a, b, range(0, 2 * lanes, 2)), _shuffle(builder, a, b, range(1, 2 * lanes, 2)))
+            for a, b in pairs
         ]
-        value = builder.fadd(*halves)
-    return builder.extract_element(value, ir.IntType(32)(0))
+    return vectors
+
+
+def _pieces(builder, count, lanes, move):
+    """Call `move(position, n)` for pieces that cover `count` elements: vectors, then halves of them, down to one element."""
+
+    def body(i, state):
+        move(builder.mul(i, _INDEX(lanes)), lanes)
+        return state
+
+    whole = builder.sdiv(count, _INDEX(lanes))
+    _loop(builder, whole, [], body)
+    position = builder.mul(whole, _INDEX(lanes))
+    n = lanes // 2
+    while n:
+        present = builder.and_(count, _INDEX(n))
+        with builder.if_then(builder.icmp_signed("!=", present, _INDEX(0))):
+            move(position, n)
+        position = builder.add(position, present)
+        n //= 2
+
+
+def copy_in(step: int):
+    """Intrinsic kernel(source, at, count, target, to): target[to + j] = source[at + j step] for j < count; step 1 or 2."""
+
+    @intrinsic
+    def kernel(typing, source, at, count, target, to):
+        def codegen(context, builder, signature, arguments):
+            kinds, size = signature.args, source.dtype.bitwidth // 8
+            read = _pointer(context, builder, kinds[0], arguments[0], arguments[1])
+            write = _pointer(context, builder, kinds[3], arguments[3], arguments[4])
+
+            def move(position, n):
+                vector = ir.VectorType(read.type.pointee, n)
+                first = builder.gep(read, [builder.mul(position, _INDEX(step))])
+                value = _load(builder, first, vector, size)
+                if step == 2:  # nothing past the last element wanted is read: the second vector overlaps the first
+                    rest = _load(builder, builder.gep(first, [_INDEX(n - 1)]), vector, size)
+                    value = _shuffle(builder, value, rest, [2 * j if 2 * j < n else 2 * j + 1 for j in range(n)])
+                _store(builder, value, builder.gep(write, [position]), size)
+
+            _pieces(builder, arguments[2], VECTOR_BYTES // size, move)
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, types.intp, target, types.intp), codegen
+
+    return kernel
+
+
+def copy_out(step: int):
+    """Intrinsic kernel(source, at, pitch, shift, target, to, count): for j < count and q < step, step 1 or 2,
+    target[to + j step + q] = source[at + q pitch + j] + shift.
+    """
+
+    @intrinsic
+    def kernel(typing, source, at, pitch, shift, target, to, count):
+        def codegen(context, builder, signature, arguments):
+            kinds, size = signature.args, source.dtype.bitwidth // 8
+            read = _pointer(context, builder, kinds[0], arguments[0], arguments[1])
+            write = _pointer(context, builder, kinds[4], arguments[4], arguments[5])
+
+            def move(position, n):
+                vector = ir.VectorType(read.type.pointee, n)
+                shifts = _broadcast(builder, vector, arguments[3])
+                values = []
+                for q in range(step):
+                    start = builder.gep(read, [builder.add(position, builder.mul(arguments[2], _INDEX(q)))])
+                    values.append(builder.fadd(_load(builder, start, vector, size), shifts))
+                value = values[0]
+                if step == 2:
+                    value = _shuffle(builder, *values, [j // 2 + n * (j % 2) for j in range(2 * n)])
+                _store(builder, value, builder.gep(write, [builder.mul(position, _INDEX(step))]), size)
+
+            _pieces(builder, arguments[6], VECTOR_BYTES // size, move)
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, types.intp, shift, target, types.intp, types.intp), codegen
+
+    return kernel
