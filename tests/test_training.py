@@ -332,8 +332,8 @@ def test_training_reaches_the_best_independent_pixels(digits):
     rows = run.rows()
     assert [row["epoch"] for row in rows] == list(range(1, 151))
     assert rows[-1]["step"] == 1500
-    assert rows[0]["lr"] == pytest.approx(0.3 * optim.SCHEDULES["cosine"](10, 1500))
-    assert rows[-1]["lr"] == 0
+    assert rows[0]["lr"] == pytest.approx(0.3 * optim.SCHEDULES["cosine"](9, 1500))
+    assert rows[-1]["lr"] == pytest.approx(0.3 * optim.SCHEDULES["cosine"](1499, 1500))
 
 
 def _model_of(run):
@@ -415,9 +415,10 @@ def test_what_is_after_the_last_checkpoint_is_done_again(digits, monkeypatch):
         real(*arguments)
 
     real = checkpoints.save
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", save)
-        Training(broken, digits).go()
+        with pytest.raises(KeyboardInterrupt):
+            Training(broken, digits).go()
     assert len(broken.rows()) == 3
     again = Training(broken, digits)
     assert len(again.rows) == 2
@@ -450,9 +451,7 @@ def test_a_nan_stops_the_run_names_the_op_and_keeps_the_checkpoint(digits, monke
         return tinygen.log(self.bias * 0.0 + bad).sum() + self.bias.sum()
 
     monkeypatch.setattr(toy.Toy, "loss", loss)
-    with pytest.raises(
-        Diverged, match=r"epoch 3 at step 25: the loss became nan: log made a NaN.*test_training.py:\d+:"
-    ):
+    with pytest.raises(Diverged, match=r"epoch 3 at step 25: the loss became nan: log made a NaN.*test_training.py:\d+:"):
         Training(run, digits).go()
     progress = Training(run, digits).progress
     assert (progress.epoch, progress.step) == (3, 20)
@@ -466,6 +465,15 @@ def test_a_nan_in_a_gradient_is_named_before_a_weight_changes(digits, monkeypatc
     with pytest.raises(Diverged, match="the gradient's norm became nan: sqrt made an infinity in its gradient"):
         training.go()
     assert np.array_equal(training.model.bias.numpy(), np.zeros(30))
+
+
+def test_a_nan_in_validation_is_named_too(digits, monkeypatch):
+    run = new_run()
+    monkeypatch.setattr(
+        toy.Toy, "log_prob", lambda self, x: tinygen.log(self.bias[:1] * 0.0 - len(x) + 25) + 0.0 * self.bias[0]
+    )
+    with pytest.raises(Diverged, match="epoch 1 at step 10: nll became nan: log made a NaN"):
+        Training(run, digits).go()
 
 
 def test_weights_that_are_not_finite_are_never_saved(digits):

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -106,28 +108,34 @@ class Training:
             started = time.perf_counter()
 
     def train_step(self, batch: Any) -> dict[str, float]:
-        """One update at the rate of the schedule. A NaN is traced by doing the step again, with every op checked."""
-        self.optimizers.set_lr(self.lr_factor())
-        before = self.rng.bit_generator.state
+        """One update, at the rate of the schedule."""
+        self.optimizers.set_lr(self.lr_factor(self.progress.step))
+        return self.finite(lambda: self.model.train_step(batch, self.optimizers, self.rng), self.rng)
+
+    def lr_factor(self, step: int) -> float:
+        """What the schedule makes of the starting rate at update `step`, counted from 0."""
+        return optim.SCHEDULES[self.recipe.schedule](step, self.recipe.epochs * self.batches_per_epoch)
+
+    def finite(self, compute: Callable[[], dict[str, float]], rng: np.random.Generator) -> dict[str, float]:
+        """The figures that `compute` gives. If one is NaN or infinite, it is done again with every op checked.
+
+        Raises NotFiniteError, which names the op that was the first to go wrong.
+        """
+        before = rng.bit_generator.state
         try:
-            figures = self.model.train_step(batch, self.optimizers, self.rng)
+            figures = compute()
             for name, value in figures.items():
                 if not math.isfinite(value):
                     raise NotFiniteError(f"{name} became {value}")
             return figures
         except NotFiniteError as error:
-            self.rng.bit_generator.state = before
+            rng.bit_generator.state = before
             try:
-                with detect_anomaly():
-                    self.model.train_step(batch, self.optimizers, self.rng)
-            except (AnomalyError, NotFiniteError) as cause:
-                raise NotFiniteError(f"{error}: {cause}" if isinstance(cause, AnomalyError) else str(error)) from None
+                with detect_anomaly(), suppress(NotFiniteError):
+                    compute()
+            except AnomalyError as cause:
+                raise NotFiniteError(f"{error}: {cause}") from None
             raise
-
-    def lr_factor(self) -> float:
-        """What the schedule makes of the starting rate at this step."""
-        total = self.recipe.epochs * self.batches_per_epoch
-        return optim.SCHEDULES[self.recipe.schedule](self.progress.step, total)
 
     def finish_epoch(self) -> None:
         """Close the epoch: figures, the best model, the row of metrics.csv, and last the checkpoint."""
@@ -138,7 +146,7 @@ class Training:
         if last or progress.epoch % self.recipe.valid_every == 0:
             row |= self.evaluate()
             self.keep_if_best(row)
-        row |= {"lr": self.recipe.lr * self.lr_factor(), "seconds": round(progress.seconds, 3)}
+        row |= {"lr": self.recipe.lr * self.lr_factor(progress.step - 1), "seconds": round(progress.seconds, 3)}
         self.rows.append(row)
         progress.epoch, progress.batch, progress.sums, progress.finished = progress.epoch + 1, 0, {}, last
         self.run.write_rows(self.rows)
@@ -150,10 +158,8 @@ class Training:
         rng = generator(self.seed, EVALUATION, self.progress.epoch)
         figures = {}
         for split, examples in self.held_out.items():
-            figures |= {f"{split}_{name}": value for name, value in self.model.evaluate(examples, rng).items()}
-        for name, value in figures.items():
-            if not np.isfinite(value):
-                raise NotFiniteError(f"{name} became {value}")
+            found = self.finite(partial(self.model.evaluate, examples, rng), rng)
+            figures |= {f"{split}_{name}": value for name, value in found.items()}
         return figures
 
     def keep_if_best(self, row: Mapping[str, Any]) -> None:
