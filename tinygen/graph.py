@@ -15,9 +15,11 @@ are given Tensors, so the backward pass is itself recorded and can be differenti
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +36,8 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
-_serial = itertools.count()
+_serial = itertools.count(0, -1)  # downwards, so that the youngest node comes first in a heap
+_age = operator.attrgetter("serial")
 
 
 @contextmanager
@@ -59,33 +62,20 @@ def enable_grad() -> AbstractContextManager:
 class Node:
     """One recorded operation, or a leaf (op None) at which gradients collect."""
 
-    __slots__ = (
-        "exposed",
-        "grad",
-        "line",
-        "op",
-        "parents",
-        "plan",
-        "root",
-        "saved",
-        "serial",
-        "spec",
-        "stamps",
-        "version",
-    )
+    plan = None  # which rules to run, on which of the saved values
+    saved: Sequence[Any] | None = ()  # what the rules need; None when freed
+    stamps: Sequence[tuple] = ()  # what tells whether the saved values were changed
+    grad: Array | None = None
+    version = 0  # how often the library wrote into this value in place
+    exposed: int | None = None  # fingerprint of the value when somebody outside got hold of its memory
+    root: Node | None = None  # for a view, the node whose memory it looks into
+    line: str | None = None  # where the operation was called (anomaly mode)
 
     def __init__(self, spec: tuple, op: Op | None = None, parents: tuple[Node | None, ...] = ()):
         self.spec = spec  # shape and dtype of the output: what a gradient must look like
         self.op = op
         self.parents = parents
-        self.saved = ()
-        self.stamps = ()
         self.serial = next(_serial)
-        self.grad = None
-        self.version = 0  # how often the library wrote into this value in place
-        self.exposed = None  # fingerprint of the value when `.data` was first handed out
-        self.root = None  # for a view, the node whose memory it looks into
-        self.line = None
 
     def storage(self) -> Node:
         """The node that made the memory this one's output lies in (views share it)."""
@@ -105,96 +95,128 @@ def backpropagate(
 
     Why a topological order? A node's cotangent is the sum of what *all* its consumers send back. Visiting it before the last of
     them has spoken would send an unfinished sum further down, and every path below would have to be walked again for each late
-    arrival: exponentially often in a chain of x = x + x. A node is always created after its arguments, so descending creation
-    order visits every consumer first, and no other bookkeeping is needed.
+    arrival: exponentially often in a chain of x = x + x. A node is always younger than its arguments, so nothing that is still
+    to be visited can send to the youngest node that waits: visiting that one next is such an order. (A loop with a queue, not
+    recursion: graphs may be far deeper than Python's stack.)
     """
-    order = _reachable(roots)
-    targets = None if inputs is None else _leading_to(order, inputs)
-    # Node -> (cotangent, whether this dictionary alone holds its array and may add to it in place).
-    pending: dict[Node, tuple[Any, bool]] = {}
+    targets = None if inputs is None else _leading_to(inputs, roots)
+    found: dict[Node, Any] = {} if inputs is None else dict.fromkeys(inputs)
+    pending = _Pending()
     for root, start in zip(roots, starts):
-        _send(pending, root, start, False)
-    found = {} if inputs is None else dict.fromkeys(inputs)
-    while order:
-        node = order.pop()
-        if node not in pending:
-            continue
-        g, owned = pending.pop(node)
-        if node in found:
-            found[node] = g if owned or wrap else _own(g)
-        if node.op is None:
-            if inputs is None:
-                node.grad = (g if owned else _own(g)) if node.grad is None else _own(node.grad + g)
-        elif targets is None or node in targets:
-            _apply_rules(node, g, pending, targets, wrap)
-            if not retain:
-                node.saved = None
-                node.stamps = ()
-    return None if inputs is None else [found[node] for node in inputs]
+        pending.send(root, start, False)
+    while pending.queue:
+        node, g, owned = pending.youngest()
+        if node in found or (inputs is None and node.op is None):
+            found[node] = g if owned else _own(g)
+        if node.op is not None and _apply_rules(node, g, pending, targets, wrap) and not retain:
+            node.saved = None
+            node.stamps = ()
+    if inputs is not None:
+        return [found[node] for node in inputs]
+    for node, g in found.items():  # only now, so that a walk which fails half-way leaves every gradient as it was
+        node.grad = g if node.grad is None else _total(node.grad, g)
+    return None
 
 
-def _own(g: Any) -> Array:
-    """`g` as an array of its own (rules may hand on views, and NumPy's 0-d results are scalars)."""
-    return g.copy() if is_array(g) else np.array(g)
+class _Pending:
+    """The nodes that wait for their visit, with the sum of what was sent to each."""
+
+    __slots__ = ("queue", "sums")
+
+    def __init__(self) -> None:
+        self.queue: list[tuple[int, Node]] = []  # a heap with the youngest node on top
+        self.sums: dict[Node, tuple[Any, bool]] = {}  # cotangent, and whether nobody else can see its array
+
+    def send(self, node: Node, share: Any, fresh: bool) -> None:
+        """Add `share` to the node's sum, in place only into an array that nobody else can see."""
+        held = self.sums.get(node)
+        if held is None:
+            self.sums[node] = (share, fresh)
+            heappush(self.queue, (node.serial, node))
+        elif held[1]:
+            held[0].__iadd__(share)
+        else:
+            self.sums[node] = (_total(held[0], share), is_array(share))
+
+    def youngest(self) -> tuple[Node, Any, bool]:
+        """Take out the youngest node: all its consumers have been visited."""
+        _, node = heappop(self.queue)
+        return node, *self.sums.pop(node)
 
 
-def _reachable(roots: Iterable[Node]) -> list[Node]:
-    """All nodes at or below `roots`, oldest first. A loop, not recursion: graphs may be far deeper than Python's stack."""
+def _own(g: Any) -> Any:
+    """`g` in memory of its own: rules may hand on views, or one array twice."""
+    return g.copy() if hasattr(g, "copy") else np.array(g)
+
+
+def _total(a: Any, b: Any) -> Any:
+    """a + b, as an array also where NumPy turns 0-d results into scalars."""
+    total = a + b
+    return np.asarray(total) if isinstance(total, np.generic) else total
+
+
+def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
+    """The nodes from which a way leads down to one of `inputs`, these included: the others need no gradient."""
     seen = set(roots)
     stack = list(seen)
     while stack:
-        for parent in stack.pop().parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return sorted(seen, key=lambda node: node.serial)
+        new = {parent for parent in stack.pop().parents if parent is not None and parent not in seen}
+        seen |= new
+        stack += new
+    leading = set(inputs)
+    for node in sorted(seen, key=_age, reverse=True):  # the oldest first: arguments before what is made of them
+        if not leading.isdisjoint(node.parents):
+            leading.add(node)
+    return leading
 
 
-def _leading_to(order: list[Node], inputs: Sequence[Node]) -> set[Node]:
-    """The nodes of `order` (oldest first) below which one of `inputs` lies: the others need no gradient."""
-    wanted = set(inputs)
-    above: set[Node] = set()
-    for node in order:
-        if any(parent in wanted or parent in above for parent in node.parents):
-            above.add(node)
-    return above | wanted
-
-
-def _apply_rules(node: Node, g: Any, pending: dict, targets: set[Node] | None, wrap: Callable | None) -> None:
-    op, plan = node.op, node.plan
-    if node.saved is None:
+def _apply_rules(node: Node, g: Any, pending: _Pending, targets: set[Node] | None, wrap: Callable | None) -> bool:
+    """Send each argument of `node` its share of the cotangent `g`; False if no argument needs one."""
+    op, plan, parents, saved = node.op, node.plan, node.parents, node.saved
+    needs = plan.needs if targets is None else tuple([parent in targets for parent in parents])
+    if True not in needs:
+        return False
+    if saved is None:
         raise RuntimeError(f"the graph through {op.name} was freed by an earlier backward: pass retain_graph=True to that one")
     if wrap and op.once:
         raise RuntimeError(f"{op.name} runs a fused kernel that has no second derivative: use create_graph=False")
     if node.stamps:
         op.check_unchanged(node)
-    saved = _as_tensors(node, wrap) if wrap else node.saved
-    needs = plan.needs if targets is None else tuple(p in targets for p in node.parents)
+    if wrap:
+        saved = _as_tensors(node, wrap)
     values = (g, needs, *saved)
-    for i, rule, positions in plan.calls:
+    for i, rule, pick in plan.calls:
         if i is not None and not needs[i]:
             continue
-        result = rule.function(*[values[k] for k in positions])
-        for k, share in enumerate(result) if plan.joint else ((i, result),):
+        result = rule(*pick(values))
+        for k, share in ((i, result),) if i is not None else enumerate(result):
             if share is None or not needs[k]:
                 continue
             if isinstance(share, np.generic):
                 share = np.asarray(share)  # NumPy turns 0-d results into scalars
             if anomaly.active:
                 anomaly.check_backward(op.name, node.line, g, share)
-            parent = node.parents[k]
+            parent = parents[k]
             shape, dtype = parent.spec
             if share.shape != shape:
                 share = _undo_broadcast(share, shape)
             if share.dtype != dtype:
                 share = share.astype(dtype)
-            # Only an array that the rule has just made, not one it passed on or looked at, may be written to.
-            fresh = (
-                share.__class__ is np.ndarray and share.base is None and share is not g and not any(share is v for v in saved)
-            )
-            if plan.joint and fresh:
-                fresh = sum(share is other for other in result) == 1
-            _send(pending, parent, share, fresh)
+            fresh = _is_fresh(share, g, saved if i is not None else (*saved, *result[:k], *result[k + 1 :]))
+            pending.send(parent, share, fresh)
+    return True
+
+
+def _is_fresh(share: Any, g: Any, others: Iterable[Any]) -> bool:
+    """Whether a rule has just made the array `share`, so that it may be written to; not if it passed it on or looks at it."""
+    if (share.__class__ is not np.ndarray and not is_array(share)) or share.base is not None or share is g:
+        return False
+    for other in others:
+        if other is share or getattr(other, "base", None) is share:
+            return False
+        if other.__class__ is tuple and not _is_fresh(share, g, other):
+            return False
+    return True
 
 
 def _as_tensors(node: Node, wrap: Callable) -> list[Any]:
@@ -219,14 +241,3 @@ def _undo_broadcast(g: Any, shape: tuple[int, ...]) -> Any:
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     return g.sum(axis=axes).reshape(shape) if axes else g.reshape(shape)
-
-
-def _send(pending: dict, node: Node, share: Any, fresh: bool) -> None:
-    """Add `share` to what is pending at `node`, in place only into an array that nobody else can see."""
-    held = pending.get(node)
-    if held is None:
-        pending[node] = (share, fresh)
-    elif held[1] and held[0].__class__ is np.ndarray:
-        held[0].__iadd__(share)
-    else:
-        pending[node] = (held[0] + share, is_array(share))

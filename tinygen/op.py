@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ class _Plan:
         names = sorted({name for _, rule in rules for name in rule.needs} - {"g", "needs"})
         self.slots = [op.source(name) for name in names]
         self.needs = tuple(bool(mask >> i & 1) for i in range(count))
-        self.joint = bool(op.joint)
         order = {"g": 0, "needs": 1} | {name: k + 2 for k, name in enumerate(names)}
-        self.calls = [(i, rule, tuple(order[name] for name in rule.needs)) for i, rule in rules]
+        self.calls = [(i, rule.function, _picker([order[name] for name in rule.needs])) for i, rule in rules]
+
+
+def _picker(places: list[int]) -> Callable[[tuple], tuple]:
+    """A function that takes the values at `places` out of a tuple."""
+    return itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
 
 
 class _Rule:
@@ -47,7 +52,7 @@ class Op:
     may be needed); called with arrays only it is just its forward.
     """
 
-    def __init__(self, forward: Callable, rules: dict[str, Callable], once: bool, view: bool, promote: bool):
+    def __init__(self, forward: Callable, rules: dict[str, Callable], once: bool, promote: bool):
         parameters = inspect.signature(forward).parameters.values()
         self.arguments = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
@@ -58,12 +63,11 @@ class Op:
             raise TypeError(f"{forward.__name__} has rules for {sorted(unknown)}, which are not positional-only arguments")
         joint = rules.get("joint")
         self.forward = forward
-        self.name = forward.__name__
+        self.name = forward.__name__.lstrip("_")
         self.arity = len(self.arguments)
         self.rules = [_Rule(rules[name]) if name in rules else None for name in self.arguments]
         self.joint = _Rule(joint) if joint else None
         self.once = once
-        self.view = view
         self.residual = any("residual" in rule.needs for rule in [*self.rules, self.joint] if rule)
         # An argument without a rule (an index, a condition) keeps its own dtype.
         typed = [i for i, rule in enumerate(self.rules) if rule or joint]
@@ -90,25 +94,28 @@ class Op:
         raise TypeError(f"a rule of {self.name} asks for {name!r}, which is no argument, option, g, y, residual or *_shape")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        arity = self.arity
-        if len(inputs) != arity and not self.variadic:
-            if len(inputs) < arity:
-                raise TypeError(f"{self.name}() takes {arity} array arguments ({', '.join(self.arguments)}), got {len(inputs)}")
-            options.update(zip(self.option_names, inputs[arity:]))
-            inputs = inputs[:arity]
-        tensors = False
-        mask = 0
-        for i, value in enumerate(inputs):
+        if len(inputs) != self.arity and not self.variadic:
+            inputs = self._sort_out(inputs, options)
+        arrays, parents = [], []
+        mask, tensors, dtype, mixed = 0, False, None, False
+        for value in inputs:
+            node = None
             if isinstance(value, Tensor):
                 tensors = True
-                if value._node is not None:
-                    mask |= 1 << i
-        if tensors:
-            arrays = [array_of(value) for value in inputs]
-        else:  # a NumPy scalar in a gradient rule is a 0-d result, with a dtype to keep
-            arrays = [np.asarray(value) if isinstance(value, np.generic) else array_of(value) for value in inputs]
-        if self.typed or self.variadic:
-            self._promote(arrays, self.typed or range(len(arrays)))
+                node, value = value._node, value._data
+                if node is not None:
+                    mask |= 1 << len(arrays)
+            elif value.__class__ is not np.ndarray:
+                value = array_of(value)
+            if value.__class__ not in SCALARS:
+                mixed = mixed or (dtype is not None and value.dtype is not dtype)
+                dtype = value.dtype
+            arrays.append(value)
+            parents.append(node)
+        if not tensors:  # a NumPy scalar in a gradient rule is a 0-d result, with a dtype to keep
+            arrays = [np.asarray(x) if isinstance(x, np.generic) else array for x, array in zip(inputs, arrays)]
+        if mixed:
+            self._promote(arrays)
         result = self.forward(*arrays, **options)
         if not tensors:
             return result[0] if self.residual else result
@@ -119,41 +126,56 @@ class Op:
             anomaly.check_forward(self.name, arrays, y)
         if not mask or not mode.recording or y.dtype.kind not in "fc":
             return Tensor._wrap(y)
-        return Tensor._wrap(y, self._record(mask, inputs, arrays, y, residual, options))
+        node = Node((y.shape, y.dtype), self, tuple(parents))
+        self._save(node, mask, arrays, y, residual, options)
+        return Tensor._wrap(y, node)
 
-    @staticmethod
-    def _promote(arrays: list[Any], typed: Iterable[int]) -> None:
-        dtypes = {arrays[i].dtype for i in typed if type(arrays[i]) not in SCALARS}
-        if len(dtypes) > 1 and any(dtype.kind in "fc" for dtype in dtypes):
-            common = np.result_type(*(dtype for dtype in dtypes if dtype.kind in "fc"))
+    def _sort_out(self, inputs: tuple, options: dict[str, Any]) -> tuple:
+        """Move options that were given by position from `inputs` to `options`; TypeError unless the arguments fit."""
+        arity = self.arity
+        if len(inputs) < arity:
+            raise TypeError(f"{self.name}() takes {arity} array arguments ({', '.join(self.arguments)}), got {len(inputs)}")
+        given = dict(zip(self.option_names, inputs[arity:]))
+        if len(inputs) - arity > len(given):
+            raise TypeError(f"{self.name}() takes {', '.join(self.arguments + self.option_names)}: got {len(inputs)} values")
+        if twice := given.keys() & options:
+            raise TypeError(f"{self.name}() got {', '.join(sorted(twice))} twice: by position and by name")
+        options.update(given)
+        return inputs[:arity]
+
+    def _promote(self, arrays: list[Any]) -> None:
+        """Cast integer and boolean arrays to the floating dtype that the others have in common."""
+        typed = [i for i in (range(len(arrays)) if self.variadic else self.typed) if type(arrays[i]) not in SCALARS]
+        floating = {arrays[i].dtype for i in typed if arrays[i].dtype.kind in "fc"}
+        if floating:
+            common = np.result_type(*floating)
             for i in typed:
-                if type(arrays[i]) not in SCALARS and arrays[i].dtype.kind in "iub":
+                if arrays[i].dtype.kind in "iub":
                     arrays[i] = arrays[i].astype(common)
 
-    def _record(self, mask: int, inputs: Sequence, arrays: list, y: Array, residual: Any, options: dict) -> Node:
-        count = len(arrays)
-        plan = self.plans.get((mask, count))
+    def _save(self, node: Node, mask: int, arrays: list, y: Array, residual: Any, options: dict) -> None:
+        """Keep in `node` what its rules will ask for, and what tells whether it was changed by then."""
+        parents = node.parents
+        plan = self.plans.get((mask, len(arrays)))
         if plan is None:
-            plan = self.plans[mask, count] = _Plan(self, mask, count)
-        parents = tuple([x._node if isinstance(x, Tensor) else None for x in inputs])
-        node = Node((y.shape, y.dtype), self, parents)
-        # Whether a reshape or an index made a view or a copy shows only in the result.
-        if self.view and parents[0] is not None and owner(y) is owner(arrays[0]):
-            node.root = parents[0].storage()
+            plan = self.plans[mask, len(arrays)] = _Plan(self, mask, len(arrays))
+        node.plan = plan
+        if y.base is not None or y is arrays[0]:  # whether a reshape or an index made a view or a copy shows only here
+            node.root = _storage_of_view(y, arrays, parents)
         saved, stamps = [], []
         for kind, key in plan.slots:
             if kind == "argument":
                 value = arrays[key]
-                stamps += _stamp(self.arguments[key], value, parents[key])
+                if parents[key] is not None or is_array(value):
+                    stamps.append(_stamp(self.arguments[key], value, parents[key]))
             elif kind == "arguments":
                 value = tuple(arrays)
-                for k, array in enumerate(arrays):
-                    stamps += _stamp(f"argument {k}", array, parents[k])
+                stamps += [_stamp(f"argument {k}", array, parents[k]) for k, array in enumerate(arrays) if is_array(array)]
             elif kind == "shapes":
-                value = tuple(array.shape for array in arrays)
+                value = tuple([array.shape for array in arrays])
             elif kind == "y":
                 value = y
-                stamps.append(("its result", y, node.storage(), 0, None))
+                stamps.append(_stamp("its result", y, node))
             elif kind == "shape":
                 value = getattr(arrays[key], "shape", ())
             elif kind == "dtype":
@@ -163,21 +185,18 @@ class Op:
             else:
                 value = options[key] if key in options else self.defaults[key]
             saved.append(value)
-        node.saved, node.stamps, node.plan = saved, stamps, plan
+        node.saved, node.stamps = saved, stamps
         if anomaly.active:
             node.line = anomaly.calling_line()
-        return node
 
     def check_unchanged(self, node: Node) -> None:
         """Raise RuntimeError if an array that this node's rules are about to read was changed since it was saved."""
         for name, array, storage, version, stamp in node.stamps:
-            if storage is None:
-                changed = fingerprint(array) != stamp
-            elif storage.version != version:
-                changed = True
-            else:
-                before = storage.exposed if stamp is None else stamp
-                changed = before is not None and fingerprint(owner(array)) != before
+            changed = storage is not None and storage.version != version
+            if stamp is not None:
+                changed = changed or fingerprint(array) != stamp
+            elif storage.exposed is not None:
+                changed = changed or fingerprint(owner(array)) != storage.exposed
             if changed:
                 raise RuntimeError(
                     f"{self.name}: {name}, of shape {array.shape}, was changed in place after the forward pass, "
@@ -185,17 +204,25 @@ class Op:
                 )
 
 
-def _stamp(name: str, value: Any, parent: Node | None) -> list[tuple]:
-    """What `check_unchanged` compares: version and, if somebody may hold the array, fingerprint (see tinygen/guard.py)."""
-    if parent is None:
-        return [(name, value, None, 0, fingerprint(value))] if is_array(value) else []
-    storage = parent.storage()
-    return [(name, value, storage, storage.version, None if storage.exposed is None else fingerprint(owner(value)))]
+def _storage_of_view(y: Array, arrays: list, parents: Sequence[Node | None]) -> Node | None:
+    """The storage that `y` looks into, if it is that of one of the arguments."""
+    for array, parent in zip(arrays, parents):
+        if parent is not None and owner(y) is owner(array):
+            return parent.storage()
+    return None
 
 
-def differentiable(
-    *, once: bool = False, view: bool = False, promote: bool = True, **rules: Callable
-) -> Callable[[Callable], Op]:
+def _stamp(name: str, array: Array, node: Node | None) -> tuple:
+    """What `check_unchanged` compares: a version and, if somebody may hold the array, a fingerprint (see tinygen/guard.py)."""
+    storage = None if node is None else node.storage()
+    if storage is not None and storage.exposed is None:
+        return name, array, storage, storage.version, None
+    whole = owner(array)
+    watched = whole if whole.nbytes < array.nbytes else array  # a broadcast view is larger than what it looks at
+    return name, watched, storage, 0 if storage is None else storage.version, fingerprint(watched)
+
+
+def differentiable(*, once: bool = False, promote: bool = True, **rules: Callable) -> Callable[[Callable], Op]:
     """Make an op of a function on plain arrays; its positional-only arguments (before `/`) are arrays, the others options.
 
     `rules` holds, for an argument, the function that gives its share of the cotangent; or `joint`, one function that gives a
@@ -204,7 +231,7 @@ def differentiable(
     forward returns for the rules), `needs` (which arguments want a gradient). A rule may leave broadcasting to be undone by the
     engine.
 
-    once: the rules call code that cannot be differentiated again. view: the result may share the first argument's memory.
+    once: the rules call code that cannot be differentiated again.
     promote: cast integer arguments to the floating dtype of the others.
     """
-    return lambda forward: Op(forward, rules, once, view, promote)
+    return lambda forward: Op(forward, rules, once, promote)

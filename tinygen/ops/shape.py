@@ -14,7 +14,7 @@ from tinygen.op import differentiable
 from tinygen.tensor import Tensor, array_of
 
 
-@differentiable(view=True, x=lambda g, x_shape: reshape(g, x_shape))
+@differentiable(x=lambda g, x_shape: reshape(g, x_shape))
 def _reshape(x: Array, /, shape: tuple[int, ...]) -> Array:
     return x.reshape(shape)
 
@@ -24,7 +24,7 @@ def reshape(x: Any, *shape: Any) -> Any:
     return _reshape(x, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
 
-@differentiable(view=True, x=lambda g, axes: _transpose(g, tuple(np.argsort(axes).tolist())))
+@differentiable(x=lambda g, axes: _transpose(g, tuple(np.argsort(axes).tolist())))
 def _transpose(x: Array, /, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
@@ -60,7 +60,7 @@ def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
     return _reshape(x, tuple(1 if a in places else next(rest) for a in range(ndim)))
 
 
-@differentiable(view=True, x=lambda g: g)  # the engine sums g down to x's shape, and that is the whole gradient
+@differentiable(x=lambda g: g)  # the engine sums g down to x's shape, and that is the whole gradient
 def broadcast_to(x: Array, /, shape: tuple[int, ...]) -> Array:
     """x repeated (as a read-only view) to `shape` by NumPy's rules."""
     return module_of(x).broadcast_to(x, shape)
@@ -118,7 +118,7 @@ def pad(x: Array, /, pad_width: Any, value: float = 0.0) -> Array:
     return module_of(x).pad(x, _widths(pad_width, x.ndim), constant_values=value)
 
 
-@differentiable(view=True, x=lambda g, axis: flip(g, axis))
+@differentiable(x=lambda g, axis: flip(g, axis))
 def flip(x: Array, /, axis: int | tuple[int, ...] | None = None) -> Array:
     """x in reverse order along `axis` (None: all)."""
     return module_of(x).flip(x, axis)
@@ -165,7 +165,7 @@ def _scatter(g: Array, /, index: Any, shape: tuple[int, ...]) -> Array:
     return out
 
 
-@differentiable(view=True, x=lambda g, index, x_shape: _scatter(g, index, x_shape))
+@differentiable(x=lambda g, index, x_shape: _scatter(g, index, x_shape))
 def _getitem(x: Array, /, index: Any) -> Array:
     return x[index]
 

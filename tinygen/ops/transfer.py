@@ -8,7 +8,7 @@ from tinygen.backend import Array, device_of, to_device
 from tinygen.op import differentiable
 
 
-@differentiable(view=True, x=lambda g, home: _to(g, home, home))
+@differentiable(x=lambda g, home: _to(g, home, home))
 def _to(x: Array, /, device: str, home: str) -> Array:
     return to_device(x, device)
 
