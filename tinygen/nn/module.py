@@ -52,7 +52,7 @@ class Module:
         object.__setattr__(self, name, array)
         self._buffers += (name,)
 
-    # The tree of modules ---------------------------------------------------------------------------------------------
+    # ---- The tree of modules ----
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules directly below this one."""
@@ -88,7 +88,7 @@ class Module:
         """Every parameter of this module and those below it, once."""
         return (parameter for _, parameter in self.named_parameters())
 
-    # What is done to all of them -------------------------------------------------------------------------------------
+    # ---- What is done to all of them ----
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout, batch normalization and their like to training (or, with False, to evaluation)."""
@@ -116,7 +116,7 @@ class Module:
                 object.__setattr__(module, value, to_device(getattr(module, value), device))
         return self
 
-    # The state as arrays ---------------------------------------------------------------------------------------------
+    # ---- The state as arrays ----
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by full name."""
