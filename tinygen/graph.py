@@ -26,6 +26,7 @@ import numpy as np
 
 from tinygen import anomaly
 from tinygen.backend import Array, is_array
+from tinygen.guard import fingerprint, owner
 
 if TYPE_CHECKING:
     from tinygen.op import Op
@@ -80,6 +81,12 @@ class Node:
     def storage(self) -> Node:
         """The node that made the memory this one's output lies in (views share it)."""
         return self.root or self
+
+    def expose(self, array: Array) -> None:
+        """Take note that somebody outside gets hold of `array`, this node's value, and so of the memory it lies in."""
+        storage = self.storage()
+        if storage.exposed is None:
+            storage.exposed = fingerprint(owner(array))
 
 
 def backpropagate(

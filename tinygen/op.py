@@ -124,9 +124,14 @@ class Op:
             y = np.asarray(y)  # NumPy turns 0-d results into scalars
         if anomaly.active:
             anomaly.check_forward(self.name, arrays, y)
+        # Whether a reshape or an index made a view or a copy shows only here.
+        root = _parent_of_view(y, arrays, parents) if mask and (y.base is not None or y is arrays[0]) else None
         if not mask or not mode.recording or y.dtype.kind not in "fc":
+            if root is not None:
+                root.expose(y)  # a view without a node cannot tell when its `.data` is taken
             return Tensor._wrap(y)
         node = Node((y.shape, y.dtype), self, tuple(parents))
+        node.root = root and root.storage()
         self._save(node, mask, arrays, y, residual, options)
         return Tensor._wrap(y, node)
 
@@ -160,8 +165,6 @@ class Op:
         if plan is None:
             plan = self.plans[mask, len(arrays)] = _Plan(self, mask, len(arrays))
         node.plan = plan
-        if y.base is not None or y is arrays[0]:  # whether a reshape or an index made a view or a copy shows only here
-            node.root = _storage_of_view(y, arrays, parents)
         saved, stamps = [], []
         for kind, key in plan.slots:
             if kind == "argument":
@@ -204,12 +207,9 @@ class Op:
                 )
 
 
-def _storage_of_view(y: Array, arrays: list, parents: Sequence[Node | None]) -> Node | None:
-    """The storage that `y` looks into, if it is that of one of the arguments."""
-    for array, parent in zip(arrays, parents):
-        if parent is not None and owner(y) is owner(array):
-            return parent.storage()
-    return None
+def _parent_of_view(y: Array, arrays: list, parents: Sequence[Node | None]) -> Node | None:
+    """The argument whose memory `y` looks into, if there is one."""
+    return next((p for p, array in zip(parents, arrays) if p is not None and owner(y) is owner(array)), None)
 
 
 def _stamp(name: str, array: Array, node: Node | None) -> tuple:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.backend import SCALARS, Array, device_of, is_array, module_of, to_device
+from tinygen.backend import SCALARS, Array, device_of, is_array, load_cupy, module_of, to_device
 from tinygen.graph import Node, backpropagate, recording
-from tinygen.guard import fingerprint, owner
 
 
 class Tensor:
@@ -40,8 +39,7 @@ class Tensor:
             self._data = array.astype(np.float32) if weak else array
         if self._data.dtype.kind not in "fiubc":
             raise TypeError(f"Tensor holds numbers, not {self._data.dtype}: pass numeric data or a dtype")
-        self._node = None
-        self.requires_grad = requires_grad
+        self._node = self._leaf() if requires_grad else None
 
     @classmethod
     def _wrap(cls, array: Array, node: Node | None = None) -> Tensor:
@@ -50,23 +48,28 @@ class Tensor:
         tensor._node = node
         return tensor
 
+    def _leaf(self) -> Node:
+        if self.dtype.kind != "f":
+            raise TypeError(f"a gradient needs a floating dtype, not {self.dtype}: use .astype('float32') first")
+        return Node((self.shape, self.dtype))
+
     @property
     def data(self) -> Array:
-        """The array itself, writable. A change made while a graph needs the old value is an error at `backward`."""
+        """The array itself, writable. A change made while a graph needs the old value is an error at `backward`.
+
+        Assigning to it (`t.data = array`, `t.data += 1`) writes into this array, never puts another one in its place.
+        """
         if self._node is not None:
-            storage = self._node.storage()
-            if storage.exposed is None:
-                storage.exposed = fingerprint(owner(self._data))
+            self._node.expose(self._data)
         return self._data
 
     @data.setter
     def data(self, array: Array) -> None:
-        if array is self._data:  # `t.data += 1` comes here after it wrote in place
-            self.bump()
-            return
-        if not is_array(array) or array.shape != self.shape or array.dtype != self.dtype:
-            raise ValueError(f"data must be an array of shape {self.shape} and dtype {self.dtype}, not {array!r:.60}")
-        self._data = array
+        if array is not self._data:  # `t.data += 1` comes here after it wrote in place
+            if not is_array(array) or array.shape != self.shape or array.dtype != self.dtype:
+                raise ValueError(f"data must be an array of shape {self.shape} and dtype {self.dtype}, not {array!r:.60}")
+            self._data[...] = array
+        self.bump()
 
     def bump(self) -> None:
         """Say that the array was written in place (optimizers do): a graph that needs the old value will refuse to go on."""
@@ -85,9 +88,8 @@ class Tensor:
         elif not value:
             self._node = None
         elif self._node is None:
-            if self.dtype.kind not in "fc":
-                raise TypeError(f"a gradient needs a floating dtype, not {self.dtype}: use .astype('float32') first")
-            self._node = Node((self.shape, self.dtype))
+            self._node = self._leaf()
+            self._node.expose(self._data)  # until now nobody took note of who got `.data`
 
     @property
     def is_leaf(self) -> bool:
@@ -164,7 +166,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         body = np.array2string(to_device(self._data, "cpu"), separator=", ", prefix="Tensor(", threshold=100, precision=4)
-        notes = [f"shape={self.shape}"] if self.size > 100 else []
+        notes = [f"shape={self.shape}"] if self.size > 100 or (self.size == 0 and self.ndim > 1) else []
         notes += [f"dtype={self.dtype}"] if self.dtype != np.float32 else []
         notes += [f"device={self.device!r}"] if self.device != "cpu" else []
         if not self.is_leaf:
@@ -193,11 +195,7 @@ class Tensor:
 def from_dlpack(source: Any) -> Tensor:
     """A Tensor that shares the memory of any object with `__dlpack__` (NumPy, CuPy, PyTorch, JAX arrays)."""
     on_gpu = source.__dlpack_device__()[0] == 2
-    if on_gpu:
-        from tinygen.backend import load_cupy
-
-        return Tensor._wrap(load_cupy().from_dlpack(source))
-    return Tensor._wrap(np.from_dlpack(source))
+    return Tensor._wrap((load_cupy() if on_gpu else np).from_dlpack(source))
 
 
 def array_of(value: Any) -> Any:
@@ -264,5 +262,5 @@ def grad(
     retain = create_graph if retain_graph is None else retain_graph
     with recording(create_graph):
         found = backpropagate([t._node for t in outputs], starts, [t._node for t in inputs], wrap, retain)
-    results = tuple(None if g is None else g if isinstance(g, Tensor) else Tensor._wrap(g) for g in found)
+    results = tuple([g if g is None or isinstance(g, Tensor) else Tensor._wrap(g) for g in found])
     return results[0] if single else results
