@@ -116,6 +116,8 @@ class Op:
             arrays = [np.asarray(x) if isinstance(x, np.generic) else array for x, array in zip(inputs, arrays)]
         if mixed:
             self._promote(arrays)
+        if options:  # weak, as NumPy scalars among the arguments are
+            options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         result = self.forward(*arrays, **options)
         if not tensors:
             return result[0] if self.residual else result

@@ -17,7 +17,8 @@ UNARY: dict[str, Callable[..., Sampler]] = {
 }  # fmt: skip
 
 BINARY: dict[str, Callable[..., Sampler]] = {
-    "add": normal, "subtract": normal, "multiply": normal, "divide": positive, "power": positive, "maximum": normal, "minimum": normal,
+    "add": normal, "subtract": normal, "multiply": normal, "divide": positive, "power": positive,
+    "maximum": normal, "minimum": normal, "floor_divide": positive, "remainder": positive,
 }  # fmt: skip
 
 REDUCTIONS = ("sum", "mean", "var", "std", "max", "min", "logsumexp")

@@ -34,6 +34,18 @@ def divide(a: Array, b: Array, /) -> Array:
     return a / b
 
 
+@differentiable(a=lambda g: 0.0 * g, b=lambda g: 0.0 * g)
+def floor_divide(a: Array, b: Array, /) -> Array:
+    """floor(a / b); its gradient is 0."""
+    return a // b
+
+
+@differentiable(a=lambda g: g, b=lambda g, a, b: -g * floor_divide(a, b))
+def remainder(a: Array, b: Array, /) -> Array:
+    """a - b floor(a / b), of b's sign; gradients 1 and -floor(a / b)."""
+    return a % b
+
+
 @differentiable(a=lambda g: -g)
 def negative(a: Array, /) -> Array:
     """-a."""
@@ -150,7 +162,8 @@ def elu(x: Array, /, alpha: float = 1.0) -> Array:
 
 def _share(a: Any, b: Any, g: Any) -> Any:
     # The winner takes the gradient; equal values share it, so that maximum(x, x) has gradient 1.
-    return 0.5 * (a >= b) * g + 0.5 * (a > b) * g
+    half = 0.5 * g
+    return half * (a >= b) + half * (a > b)
 
 
 @differentiable(a=lambda g, a, b: _share(a, b, g), b=lambda g, a, b: _share(b, a, g))
@@ -185,7 +198,10 @@ def where(condition: Tensor | Array, a: Tensor | Array, b: Tensor | Array) -> Te
 
 @differentiable(x=lambda g, x, low, high: g * _inside(x, low, high))
 def clip(x: Array, /, low: float | None = None, high: float | None = None) -> Array:
-    """x limited to [low, high] (None: no limit); gradient 1 inside and on the limits, 0 outside."""
+    """x limited to [low, high] (None: no limit); gradient 1 inside and on the limits, 0 outside. TypeError for other limits."""
+    for limit in (low, high):
+        if limit is not None and type(limit) not in SCALARS:
+            raise TypeError(f"clip takes numbers as limits, not {type(limit).__name__}: use maximum and minimum for arrays")
     return module_of(x).clip(x, low, high)
 
 

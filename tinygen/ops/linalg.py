@@ -43,6 +43,8 @@ def _flat(x: Any) -> Any:
 )
 def _linear(x: Array, weight: Array, bias: Array, /) -> Array:
     y = x @ weight.T
+    if y.dtype != bias.dtype:
+        return y + bias
     y += bias
     return y
 

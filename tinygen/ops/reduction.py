@@ -47,7 +47,8 @@ def mean(x: Array, /, axis: Axis = None, keepdims: bool = False) -> Array:
 
 
 def _var_gradient(g: Any, x: Any, axis: Axis, ddof: int, keepdims: bool) -> Any:
-    scale = 2.0 / (_count(x.shape, axis) - ddof)
+    freedom = _count(x.shape, axis) - ddof
+    scale = 2.0 / freedom if freedom > 0 else math.nan
     return _restore(g, x.shape, axis, keepdims) * scale * (x - mean(x, axis=axis, keepdims=True))
 
 

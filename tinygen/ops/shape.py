@@ -8,8 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from tinygen.backend import Array, is_array, module_of
+from tinygen.graph import mode
 from tinygen.op import differentiable
 from tinygen.tensor import Tensor, array_of
 
@@ -31,31 +33,31 @@ def _transpose(x: Array, /, axes: tuple[int, ...]) -> Array:
 
 def transpose(x: Any, *axes: Any) -> Any:
     """Axes in the given order (ints or one tuple); reversed if none is given."""
-    axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-    return _transpose(x, tuple(a % x.ndim for a in axes) if axes else tuple(reversed(range(x.ndim))))
+    axes = axes[0] if len(axes) == 1 else axes
+    return _transpose(x, tuple(reversed(range(x.ndim))) if axes is None or axes == () else normalize_axis_tuple(axes, x.ndim))
 
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Two axes exchanged."""
+    axis1, axis2 = normalize_axis_index(axis1, x.ndim), normalize_axis_index(axis2, x.ndim)
     axes = list(range(x.ndim))
-    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    axes[axis1], axes[axis2] = axis2, axis1
     return _transpose(x, tuple(axes))
 
 
 def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
     """Without the axes of length 1 (or those named; ValueError if one is longer)."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    drop = {a % x.ndim for a in axes if axis is not None or x.shape[a] == 1}
-    if any(x.shape[a] != 1 for a in drop):
+    ones = {a for a, n in enumerate(x.shape) if n == 1}
+    drop = ones if axis is None else set(normalize_axis_tuple(axis, x.ndim))
+    if not drop <= ones:
         raise ValueError(f"squeeze needs axes of length 1: axis {axis} of shape {x.shape}")
     return _reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in drop))
 
 
 def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
     """With new axes of length 1 at the places `axis` of the result."""
-    axes = (axis,) if isinstance(axis, int) else axis
-    ndim = np.ndim(x) + len(axes)
-    places = {a % ndim for a in axes}
+    ndim = x.ndim + np.size(axis)
+    places = normalize_axis_tuple(axis, ndim)
     rest = iter(x.shape)
     return _reshape(x, tuple(1 if a in places else next(rest) for a in range(ndim)))
 
@@ -78,7 +80,9 @@ def _concatenate(*arrays: Array, axis: int) -> Array:
 
 
 def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along an existing axis."""
+    """Arrays joined along an existing axis (an int)."""
+    arrays = list(arrays)
+    axis = normalize_axis_index(axis, max([np.ndim(array_of(x)) for x in arrays], default=1))
     return _concatenate(*arrays, axis=axis)
 
 
@@ -93,13 +97,14 @@ def _at_least_array(x: Any) -> Any:
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     """x cut into `sections` equal parts, or at the given indices; ValueError if it cannot be cut evenly."""
+    axis = normalize_axis_index(axis, x.ndim)
     n = x.shape[axis]
-    if isinstance(sections, int):
-        if n % sections:
+    if np.ndim(sections) == 0:
+        if sections < 1 or n % sections:
             raise ValueError(f"split of an axis of length {n} into {sections} equal parts: give the cut indices instead")
-        sections = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
+        sections = [n // sections * k for k in range(1, sections)]
     edges = [0, *sections, n]
-    before = (slice(None),) * (axis % x.ndim)
+    before = (slice(None),) * axis
     return [x[(*before, slice(a, b))] for a, b in pairwise(edges)]
 
 
@@ -126,7 +131,7 @@ def flip(x: Array, /, axis: int | tuple[int, ...] | None = None) -> Array:
 
 def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
     """x repeated whole, `repetitions` times along each axis, as numpy.tile."""
-    repetitions = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    repetitions = (repetitions,) if np.ndim(repetitions) == 0 else tuple(repetitions)
     ndim = max(x.ndim, len(repetitions))
     shape = (1,) * (ndim - x.ndim) + x.shape
     repetitions = (1,) * (ndim - len(repetitions)) + repetitions
@@ -137,14 +142,18 @@ def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
 
 def _plain_index(index: Any) -> Any:
     """`index` with Tensors and sequences as arrays of its own: a caller's later change must not reach the gradient."""
-    if isinstance(index, tuple):
-        return tuple(_plain_index(i) for i in index)
-    if isinstance(index, (Tensor, list)) or is_array(index):
-        index = array_of(index) if not isinstance(index, list) else np.asarray(index, dtype=None if index else int)
-        if index.dtype.kind not in "iub":
-            raise IndexError(f"an index array must hold integers or booleans, not {index.dtype}")
-        return index.copy()
-    return index
+    return tuple([_plain_part(part) for part in index]) if isinstance(index, tuple) else _plain_part(index)
+
+
+def _plain_part(part: Any) -> Any:
+    if part is None or part is Ellipsis or isinstance(part, (int, slice, np.generic)):
+        return part
+    array = array_of(part)
+    if array.size == 0 and not isinstance(part, Tensor) and not is_array(part):
+        array = array.astype(int)  # x[[]]
+    if array.dtype.kind not in "iub":
+        raise IndexError(f"an index array must hold integers or booleans, not {array.dtype}")
+    return array.copy()
 
 
 def _is_basic(index: Any) -> bool:
@@ -186,13 +195,14 @@ def _survivors(shape: tuple[int, ...], index: Any, xp: Any) -> Array | None:
     return writers[places] == order
 
 
-def _assigned_gradient(g: Any, index: Any) -> Any:
+def _assigned_gradient(g: Any, value_shape: tuple[int, ...], index: Any) -> Any:
     part = _getitem(g, index)
+    part = reshape(part, (1,) * (len(value_shape) - part.ndim) + part.shape)  # an assigned value may have more axes of length 1
     kept = _survivors(g.shape, index, module_of(array_of(g)))
     return part if kept is None else part * kept
 
 
-@differentiable(x=lambda g, index: _set(g, 0.0, index), value=lambda g, index: _assigned_gradient(g, index))
+@differentiable(promote=False, x=lambda g, index: _set(g, 0.0, index), value=_assigned_gradient)
 def _set(x: Array, value: Array, /, index: Any) -> Array:
     y = x.copy()
     y[index] = value
@@ -202,29 +212,27 @@ def _set(x: Array, value: Array, /, index: Any) -> Array:
 def setitem(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`, differentiable: x becomes a new tensor (other tensors computed from the old x are not affected).
 
-    Raises RuntimeError for a leaf that requires grad, which would lose its gradient.
+    Raises RuntimeError for a leaf that requires grad, and inside no_grad, where x would lose its gradient.
     """
-    if x.is_leaf and x.requires_grad:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"setitem changes a Tensor, not {type(x).__name__}: write x[index] = value")
+    if x.requires_grad and (x.is_leaf or not mode.recording):
+        what, instead = ("a leaf that requires grad", "x.copy()") if x.is_leaf else ("a result inside no_grad", "x.detach()")
         raise RuntimeError(
-            "item assignment to a leaf that requires grad would cut it off from its gradient: write x = x.copy() first, "
-            "use tinygen.where, or change x.data outside the graph"
+            f"item assignment to {what} would cut it off from its gradient: write x = {instead} first, use tinygen.where, "
+            "or change x.data outside the graph"
         )
     result = _set(x, value, _plain_index(index))
-    if result.dtype != x.dtype:
-        result = result.astype(x.dtype)
     x._data, x._node = result._data, result._node
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     """out[i, j, ...] = x[i, indices[i, j, ...], ...] with the index at `axis`, as numpy.take_along_axis; gradients add up."""
+    axis = normalize_axis_index(axis, x.ndim)
     indices = array_of(indices)
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_axis needs indices with as many axes as x: {indices.shape} for x of shape {x.shape}")
     xp = module_of(indices)
-    axis %= x.ndim
-    grids = xp.meshgrid(*(xp.arange(n) for n in indices.shape), indexing="ij", sparse=True)
-    # An axis of length 1 in `indices` is broadcast over x's, as in NumPy.
-    grids = [
-        xp.arange(x.shape[a]).reshape(grid.shape[:a] + (-1,) + grid.shape[a + 1 :]) if grid.size == 1 else grid
-        for a, grid in enumerate(grids)
-    ]
+    grids = list(xp.meshgrid(*(xp.arange(n) for n in x.shape), indexing="ij", sparse=True))
     grids[axis] = indices
     return getitem(x, tuple(grids))
