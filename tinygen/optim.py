@@ -47,11 +47,11 @@ class Optimizer:
         self.steps = [0] * len(self.parameters)  # how many updates each parameter has had
         self._groups = [_Group(self.parameters, members, self.slots) for members in _grouped(self.parameters)]
 
-    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int):
+    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         """Change the flat arrays `param` and `state` in place, not `grad`: update number `step`, 1 for the first."""
         raise NotImplementedError
 
-    def step(self):
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self._groups:
             ready = [i for i in group.members if self.parameters[i].grad is not None]
@@ -66,14 +66,14 @@ class Optimizer:
                 self.steps[i] += 1
                 self.parameters[i].bump()
 
-    def _update_one(self, i: int, state: Mapping[str, Array]):
+    def _update_one(self, i: int, state: Mapping[str, Array]) -> None:
         parameter = self.parameters[i]
         flat = parameter._data.reshape(-1)
         self._update(flat, parameter.grad.reshape(-1), state, self.steps[i] + 1)
         if not parameter._data.flags.c_contiguous:  # then `flat` was a copy
             parameter._data[...] = flat.reshape(parameter.shape)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
@@ -88,7 +88,7 @@ class Optimizer:
             state[name] = np.array(to_device(array, "cpu"))
         return state
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray]):
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from `state_dict()` of an optimizer of the same class over parameters of the same shapes.
 
         Raises ValueError that lists what is missing, unexpected or of the wrong shape; nothing has been changed then.
@@ -116,7 +116,9 @@ class Optimizer:
 class SGD(Optimizer):
     """param <- param - lr b, with b <- momentum b + g; or, `nesterov`, g + momentum b for b (Sutskever et al. 2013)."""
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0):
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ):
         self.momentum = _in_range("momentum", momentum)
         self.nesterov = nesterov
         if nesterov and not momentum:
@@ -124,7 +126,7 @@ class SGD(Optimizer):
         self.slots = ("momentum_buffer",) if momentum else ()
         super().__init__(parameters, lr, weight_decay)
 
-    def _update(self, param, grad, state, step):
+    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         if self.weight_decay:
             grad = grad + self.weight_decay * param
         if self.momentum:
@@ -143,12 +145,19 @@ class Adagrad(Optimizer):
 
     slots = ("sum",)
 
-    def __init__(self, parameters, lr: float = 1e-2, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+    ):
         self.lr_decay = _in_range("lr_decay", lr_decay)
         self.eps = _in_range("eps", eps)
         super().__init__(parameters, lr, weight_decay)
 
-    def _update(self, param, grad, state, step):
+    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         if self.weight_decay:
             grad = grad + self.weight_decay * param
         total = state["sum"]
@@ -164,7 +173,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        parameters,
+        parameters: Iterable[Tensor],
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
@@ -179,7 +188,7 @@ class RMSprop(Optimizer):
         self.slots = ("square_avg", *["grad_avg"] * centered, *["momentum_buffer"] * bool(momentum))
         super().__init__(parameters, lr, weight_decay)
 
-    def _update(self, param, grad, state, step):
+    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         if self.weight_decay:
             grad = grad + self.weight_decay * param
         spread = state["square_avg"]
@@ -206,7 +215,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        parameters,
+        parameters: Iterable[Tensor],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -216,7 +225,7 @@ class Adam(Optimizer):
         self.eps = _in_range("eps", eps)
         super().__init__(parameters, lr, weight_decay)
 
-    def _update(self, param, grad, state, step):
+    def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         adam_step(
             param,
             grad,
@@ -236,7 +245,14 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay: float = 1e-2):
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
 
@@ -310,7 +326,7 @@ class _Group:
             grad[...] = parameter.grad
         return self._flat
 
-    def scatter(self):
+    def scatter(self) -> None:
         """Copy the gathered parameters back."""
         for parameter, param in zip(self._parameters, self._param_views):
             parameter._data[...] = param

@@ -42,7 +42,7 @@ class _Conv(Module):
         self.dilation = _pair(dilation)
         self.groups = groups
 
-    def _add_parameters(self, channels: tuple[int, int], bias: bool, rng: np.random.Generator, init: Any, dtype: Any):
+    def _add_parameters(self, channels: tuple[int, int], bias: bool, rng: np.random.Generator, init: Any, dtype: Any) -> None:
         self.weight = Parameter(init(rng, (*channels, *self.kernel_size), dtype))
         self.bias = bias_like_weight(rng, self.weight, self.out_channels) if bias else None
 
@@ -70,12 +70,12 @@ class Conv2d(_Conv):
         *,
         rng: np.random.Generator,
         init: Initializer = initialisers.fan_in_uniform,
-        dtype=np.float32,
+        dtype: Any = np.float32,
     ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         self._add_parameters((out_channels, in_channels // groups), bias, rng, init, dtype)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return ops.conv2d(x, self.weight, self.bias, **self._options())
 
 
@@ -100,13 +100,13 @@ class ConvTranspose2d(_Conv):
         *,
         rng: np.random.Generator,
         init: Initializer = initialisers.fan_in_uniform,
-        dtype=np.float32,
+        dtype: Any = np.float32,
     ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         self.output_padding = _pair(output_padding)
         self._add_parameters((in_channels, out_channels // groups), bias, rng, init, dtype)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return ops.conv_transpose2d(x, self.weight, self.bias, output_padding=self.output_padding, **self._options())
 
 
@@ -120,14 +120,14 @@ class _Pool(Module):
 class MaxPool2d(_Pool):
     """The largest value of each window of x (N, C, H, W); `stride` is by default the window's size."""
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
 class AvgPool2d(_Pool):
     """The mean of each window of x (N, C, H, W), padded zeros included; `stride` is by default the window's size."""
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return ops.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
@@ -137,7 +137,7 @@ class Upsample(Module):
     def __init__(self, scale_factor: int):
         self.scale_factor = scale_factor
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return ops.interpolate(x, scale_factor=self.scale_factor)
 
 
@@ -147,5 +147,5 @@ class Flatten(Module):
     def __init__(self, start_dim: int = 1):
         self.start_dim = start_dim
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return x.reshape((*x.shape[: self.start_dim], math.prod(x.shape[self.start_dim :])))

@@ -6,6 +6,7 @@ convolution, so that fan_in = in * height * width and fan_out = out * height * w
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,47 +22,51 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     return shape[1] * receptive, shape[0] * receptive
 
 
-def zeros(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32) -> np.ndarray:
+def zeros(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     """All zeros. The generator is accepted, and not used, so that this is an initialiser like the others."""
     return np.zeros(shape, dtype)
 
 
-def normal(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, std: float = 0.01) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, std: float = 0.01) -> np.ndarray:
     """Independent draws of N(0, std^2)."""
     return (std * rng.standard_normal(shape)).astype(dtype)
 
 
-def uniform(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, bound: float = 0.01) -> np.ndarray:
+def uniform(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, bound: float = 0.01) -> np.ndarray:
     """Independent draws of U(-bound, bound)."""
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
-def fan_in_uniform(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32) -> np.ndarray:
+def fan_in_uniform(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     """U(-b, b) with b = 1 / sqrt(fan_in): PyTorch's default for dense and convolutional weights."""
     return uniform(rng, shape, dtype, bound=1 / math.sqrt(max(fans(shape)[0], 1)))
 
 
-def glorot_uniform(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, gain: float = 1.0):
+def glorot_uniform(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, gain: float = 1.0) -> np.ndarray:
     """U(-b, b) with b = gain sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010, equation 16)."""
     return uniform(rng, shape, dtype, bound=gain * math.sqrt(6 / sum(fans(shape))))
 
 
-def glorot_normal(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, gain: float = 1.0):
+def glorot_normal(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, gain: float = 1.0) -> np.ndarray:
     """N(0, gain^2 2 / (fan_in + fan_out)): the variance of Glorot and Bengio 2010, equation 12."""
     return normal(rng, shape, dtype, std=gain * math.sqrt(2 / sum(fans(shape))))
 
 
-def he_uniform(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, gain: float = math.sqrt(2)):
+def he_uniform(
+    rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, gain: float = math.sqrt(2)
+) -> np.ndarray:
     """U(-b, b) with b = gain sqrt(3 / fan_in); the default gain is that of ReLU (He et al. 2015, equation 10)."""
     return uniform(rng, shape, dtype, bound=gain * math.sqrt(3 / fans(shape)[0]))
 
 
-def he_normal(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, gain: float = math.sqrt(2)):
+def he_normal(
+    rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, gain: float = math.sqrt(2)
+) -> np.ndarray:
     """N(0, gain^2 / fan_in); the default gain is that of ReLU (He et al. 2015, equation 10)."""
     return normal(rng, shape, dtype, std=gain / math.sqrt(fans(shape)[0]))
 
 
-def orthogonal(rng: np.random.Generator, shape: Sequence[int], dtype=np.float32, *, gain: float = 1.0) -> np.ndarray:
+def orthogonal(rng: np.random.Generator, shape: Sequence[int], dtype: Any = np.float32, *, gain: float = 1.0) -> np.ndarray:
     """gain times a uniformly drawn matrix with orthonormal rows (or columns, when there are fewer of those).
 
     The weight is read as the matrix `(shape[0], prod(shape[1:]))` (Saxe et al. 2014). The factor Q of a Gaussian

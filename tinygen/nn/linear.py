@@ -1,6 +1,7 @@
 """Dense layers and look-up tables."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +26,14 @@ class Dense(Module):
         *,
         rng: np.random.Generator,
         init: Initializer = initialisers.fan_in_uniform,
-        dtype=np.float32,
+        dtype: Any = np.float32,
     ):
         self.in_features = in_features
         self.out_features = out_features
         self.weight = Parameter(init(rng, (out_features, in_features), dtype))
         self.bias = bias_like_weight(rng, self.weight, out_features) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return linear(x, self.weight, self.bias)
 
 
@@ -49,14 +50,14 @@ class Embedding(Module):
         *,
         rng: np.random.Generator,
         init: Initializer | None = None,
-        dtype=np.float32,
+        dtype: Any = np.float32,
     ):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         shape = (num_embeddings, embedding_dim)
         self.weight = Parameter(init(rng, shape, dtype) if init else initialisers.normal(rng, shape, dtype, std=1.0))
 
-    def forward(self, indices):
+    def forward(self, indices: Any) -> Any:
         return embedding(indices, self.weight)
 
 

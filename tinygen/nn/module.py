@@ -39,7 +39,7 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.forward(*inputs, **options)
 
-    def __setattr__(self, name: str, value: object):
+    def __setattr__(self, name: str, value: object) -> None:
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, Parameter | None):
             raise TypeError(
                 f"{type(self).__name__}.{name} is a Parameter and cannot become a {type(value).__name__}: "
@@ -47,7 +47,7 @@ class Module:
             )
         object.__setattr__(self, name, value)
 
-    def register_buffer(self, name: str, array: Array):
+    def register_buffer(self, name: str, array: Array) -> None:
         """Make `array` the attribute `name`: part of `state_dict` and moved by `to`, but never trained."""
         object.__setattr__(self, name, array)
         self._buffers += (name,)
@@ -100,7 +100,7 @@ class Module:
         """`train(False)`."""
         return self.train(False)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.grad = None
@@ -122,7 +122,7 @@ class Module:
         """Copies of all parameters and buffers as NumPy arrays, by full name."""
         return {name: np.array(to_device(_array(module, value), "cpu")) for name, module, value in self._state()}
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True):
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Copy the arrays of `state` into the parameters and buffers of the same names, keeping this module's dtypes.
 
         Raises ValueError that lists every name that is missing, unexpected, or of the wrong shape or kind of number;
@@ -171,7 +171,7 @@ class Sequential(Module):
         setattr(self, str(len(self)), module)
         return self
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         for module in self:
             x = module(x)
         return x
@@ -186,7 +186,7 @@ class Sequential(Module):
         return list(self)[index]
 
 
-def save(path: str | os.PathLike, module: Module, metadata: Mapping[str, str] | None = None):
+def save(path: str | os.PathLike, module: Module, metadata: Mapping[str, str] | None = None) -> None:
     """Write `module.state_dict()` to a safetensors file, atomically."""
     save_arrays(path, module.state_dict(), metadata)
 
@@ -216,7 +216,7 @@ def _array(module: Module, value: Parameter | str) -> Array:
     return value._data if isinstance(value, Parameter) else getattr(module, value)
 
 
-def _fill(module: Module, value: Parameter | str, given: np.ndarray):
+def _fill(module: Module, value: Parameter | str, given: np.ndarray) -> None:
     target = _array(module, value)
     target[...] = to_device(given, device_of(target))
     if isinstance(value, Parameter):

@@ -1,5 +1,7 @@
 """Layers that standardize their input over a batch or over an image."""
 
+from typing import Any
+
 import numpy as np
 
 from tinygen.nn.module import Module, Parameter
@@ -11,27 +13,29 @@ class _Norm(Module):
 
     ranks: tuple[int, ...] = ()
 
-    def __init__(self, num_features: int, eps: float, affine: bool, dtype):
+    def __init__(self, num_features: int, eps: float, affine: bool, dtype: Any):
         self.num_features = num_features
         self.eps = eps
         self.weight = Parameter(np.ones(num_features, dtype)) if affine else None
         self.bias = Parameter(np.zeros(num_features, dtype)) if affine else None
 
-    def _check(self, x):
+    def _check(self, x: Any) -> None:
         if x.ndim not in self.ranks or x.shape[1] != self.num_features:
             ranks = " or ".join(map(str, self.ranks))
             raise ValueError(f"{self!r} takes {ranks} dimensions, {self.num_features} channels second, not {x.shape}")
 
 
 class _BatchNorm(_Norm):
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, *, dtype=np.float32):
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, *, dtype: Any = np.float32
+    ):
         super().__init__(num_features, eps, affine, dtype)
         self.momentum = momentum
         self.register_buffer("running_mean", np.zeros(num_features, dtype))
         self.register_buffer("running_var", np.ones(num_features, dtype))
         self.register_buffer("num_batches_tracked", np.array(0, np.int64))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         self._check(x)
         if self.training:
             self.num_batches_tracked += 1
@@ -71,9 +75,9 @@ class InstanceNorm2d(_Norm):
 
     ranks = (4,)
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, dtype=np.float32):
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False, *, dtype: Any = np.float32):
         super().__init__(num_features, eps, affine, dtype)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         self._check(x)
         return instance_norm(x, self.weight, self.bias, eps=self.eps)

@@ -74,7 +74,7 @@ def _run(x: Any, state: State, weight_ih: Any, weight_hh: Any, bias_ih: Any, bia
 class _Recurrent(Module):
     """What LSTM and LSTMCell share: making the parameters of one layer in one direction, and finding them."""
 
-    def _add_parameters(self, suffix: str, input_size: int, bias: bool, rng: np.random.Generator, dtype: Any):
+    def _add_parameters(self, suffix: str, input_size: int, bias: bool, rng: np.random.Generator, dtype: Any) -> None:
         size = self.hidden_size
         shapes = {"weight_ih": (4 * size, input_size), "weight_hh": (4 * size, size)}
         shapes |= {"bias_ih": (4 * size,), "bias_hh": (4 * size,)} if bias else {}
@@ -96,12 +96,14 @@ class LSTMCell(_Recurrent):
     All parameters are drawn from U(-b, b) with b = 1 / sqrt(hidden_size).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, rng: np.random.Generator, dtype=np.float32):
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, *, rng: np.random.Generator, dtype: Any = np.float32
+    ):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self._add_parameters("", input_size, bias, rng, dtype)
 
-    def forward(self, x, state: State | None = None) -> State:
+    def forward(self, x: Any, state: State | None = None) -> State:
         _check_input(self, x, 2)
         state = state or _zeros(x, (len(x), self.hidden_size), self.weight_hh.dtype)
         h, c = _run(expand_dims(x, 0), state, *self._parameters_of(""))
@@ -129,7 +131,7 @@ class LSTM(_Recurrent):
         bidirectional: bool = False,
         *,
         rng: np.random.Generator,
-        dtype=np.float32,
+        dtype: Any = np.float32,
     ):
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -144,7 +146,7 @@ class LSTM(_Recurrent):
     def _directions(self) -> tuple[str, ...]:
         return ("", "_reverse") if self.bidirectional else ("",)
 
-    def forward(self, x, state: State | None = None) -> tuple[Any, State]:
+    def forward(self, x: Any, state: State | None = None) -> tuple[Any, State]:
         _check_input(self, x, 3)
         if self.batch_first:
             x = swapaxes(x, 0, 1)
@@ -167,7 +169,7 @@ class LSTM(_Recurrent):
         return swapaxes(x, 0, 1) if self.batch_first else x, (h_last, c_last)
 
 
-def _check_input(layer: _Recurrent, x: Any, ndim: int):
+def _check_input(layer: _Recurrent, x: Any, ndim: int) -> None:
     if x.ndim != ndim or x.shape[-1] != layer.input_size or not x.size:
         expected = "(B, input_size)" if ndim == 2 else "(B, T, input_size)" if layer.batch_first else "(T, B, input_size)"
         raise ValueError(f"{type(layer).__name__} takes a non-empty x of shape {expected}, not {x.shape}; {layer}")

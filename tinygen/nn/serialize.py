@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 
-def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Write `arrays` and the text `metadata` to `path` in the safetensors format.
 
     The bytes go to a hidden temporary file in the same folder, reach the disk, and are renamed over `path`: whoever
@@ -40,7 +40,7 @@ def load_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
         raise ValueError(f"{os.fspath(path)} is damaged or no safetensors file: {error}") from error
 
 
-def write_atomically(path: str | os.PathLike, content: bytes):
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Replace the file `path` by `content` in one step; missing parent folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
