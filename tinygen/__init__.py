@@ -3,13 +3,17 @@
 Here are the engine and its functions; the parts built on it (`tinygen.nn`, `tinygen.models`, ...) load when used.
 """
 
+import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 # In a checkout the kernels stand beside this package (`kernels/`); an installed tinygen holds them as `tinygen/kernels`.
 if not (Path(__file__).parent / "kernels").is_dir():
-    __path__.append(str(Path(__file__).parent.parent))
+    _spec = spec_from_file_location("tinygen.kernels", Path(__file__).parent.parent / "kernels" / "__init__.py")
+    kernels = sys.modules["tinygen.kernels"] = module_from_spec(_spec)
+    _spec.loader.exec_module(kernels)
 
 from tinygen import ops
 from tinygen.anomaly import AnomalyError, detect_anomaly

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinygen.backend import is_array, module_of
 
-active = False
+active = 0  # contexts that are open, in all threads together
 _PACKAGE = str(Path(__file__).parent)
 _MODELS = str(Path(__file__).parent / "models")
 
@@ -28,16 +30,18 @@ def detect_anomaly() -> Iterator[None]:
     passed on (a mask of -inf, say) is no anomaly.
     """
     global active
-    before, active = active, True
+    active += 1
     try:
         yield
     finally:
-        active = before
+        active -= 1
 
 
 def _worst(array: Any) -> str | None:
-    """'NaN' or 'infinity', whichever the array holds (NaN first), or None."""
+    """'NaN' or 'infinity', whichever the array or number holds (NaN first), or None."""
     array = getattr(array, "_data", array)
+    if isinstance(array, (float, complex)):
+        array = np.asarray(array)
     if not is_array(array) or array.dtype.kind not in "fc":
         return None
     xp = module_of(array)
@@ -46,7 +50,7 @@ def _worst(array: Any) -> str | None:
     return "infinity" if xp.isinf(array).any() else None
 
 
-def check_forward(name: str, inputs: list[Any], y: Any) -> None:
+def check_forward(name: str, inputs: Iterable[Any], y: Any) -> None:
     """Raise AnomalyError if `name` turned `inputs` into a worse array `y`, or was fed a NaN."""
     found = _worst(y)
     before = {_worst(array) for array in inputs}

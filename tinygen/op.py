@@ -125,7 +125,7 @@ class Op:
         if y.__class__ is not np.ndarray and not is_array(y):
             y = np.asarray(y)  # NumPy turns 0-d results into scalars
         if anomaly.active:
-            anomaly.check_forward(self.name, arrays, y)
+            anomaly.check_forward(self.name, [*arrays, *options.values()], y)
         # Whether a reshape or an index made a view or a copy shows only here.
         root = _parent_of_view(y, arrays, parents) if mask and (y.base is not None or y is arrays[0]) else None
         if not mask or not mode.recording or y.dtype.kind not in "fc":
