@@ -15,19 +15,29 @@ from numba import get_num_threads, get_thread_id, prange
 
 from ..runtime import jit, pjit
 from .geometry import Pair, output_size
-from .layout import backward_axis, forward_axis, layout
-from .microkernel import COLUMNS, DOTS, ROWS, TAPS, VECTOR_BYTES, WIDE, convolve_tile, copy_in, copy_out, correlate_tile
+from .layout import backward_axis, forward_axis, images_in_block, layout
+from .microkernel import (
+    COLUMNS,
+    DOTS,
+    ROWS,
+    TAPS,
+    VECTOR_BYTES,
+    WIDE,
+    convolve_tile,
+    copy_in,
+    copy_out,
+    correlate_tile,
+)
 
 _tile = convolve_tile(ROWS, COLUMNS)
 _narrow_tile = convolve_tile(ROWS, 1)
 _wide_row = convolve_tile(1, WIDE)
 _narrow_row = convolve_tile(1, 1)
 _dots = correlate_tile(DOTS, TAPS)
-_copy_in, _copy_in_2 = copy_in(1), copy_in(2)
-_copy_out, _copy_out_2 = copy_out(1), copy_out(2)
 
-# Images smaller than this are joined: the forward pass wants full vectors, the weight gradient long dot products.
-BLOCK_PIXELS, LONG_BLOCK_PIXELS = 256, 2048
+BLOCK_PIXELS = 512  # smaller images are computed side by side, so that vectors are full
+LONG_BLOCK_PIXELS = 1024  # the same for the weight gradient, which wants long dot products whose rows stay in the first cache
+SLICE_BYTES = 1 << 18  # of input that the weight gradient goes through again and again, from the second cache
 
 _pool = threading.local()
 
@@ -44,10 +54,9 @@ def forward(
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     outs, channels, *kernel_size = weight.shape
     size = output_size(x.shape[2:], tuple(kernel_size), stride, padding, dilation)
-    axes = map(forward_axis, x.shape[2:], size, kernel_size, stride, padding, dilation)
+    axes = [forward_axis(*a) for a in zip(x.shape[2:], size, kernel_size, stride, padding, dilation)]
     taps = kernel_size[0] * kernel_size[1]
-    plan = layout(*axes, len(x), groups, channels, taps, VECTOR_BYTES, BLOCK_PIXELS)
-    return _run(x, weight, plan, (len(x), outs, *size), groups, channels * taps, bias)
+    return _run(x, weight, axes, (len(x), outs, *size), groups, channels * taps, taps, bias)
 
 
 def input_gradient(
@@ -61,11 +70,10 @@ def input_gradient(
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
     """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
-    outs, channels, *kernel_size = weight.shape
-    axes = map(backward_axis, size, g.shape[2:], kernel_size, stride, padding, dilation)
+    channels, *kernel_size = weight.shape[1:]
+    axes = [backward_axis(*a) for a in zip(size, g.shape[2:], kernel_size, stride, padding, dilation)]
     taps = kernel_size[0] * kernel_size[1]
-    plan = layout(*axes, len(g), groups, outs // groups, channels * taps, VECTOR_BYTES, BLOCK_PIXELS)
-    return _run(g, weight, plan, (len(g), channels * groups, *size), groups, taps, bias)
+    return _run(g, weight, axes, (len(g), channels * groups, *size), groups, taps, channels * taps, bias)
 
 
 def weight_gradient(
@@ -78,29 +86,32 @@ def weight_gradient(
     groups: int = 1,
 ) -> np.ndarray:
     """d sum(g y) / d weight (O, C / groups, kernel_h, kernel_w) from x (N, C, H, W) and g (N, O, OH, OW)."""
-    outs, channels = g.shape[1], x.shape[1] // groups
-    axes = map(forward_axis, x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)
-    plan = layout(*axes, len(x), groups, channels, kernel_size[0] * kernel_size[1], VECTOR_BYTES, LONG_BLOCK_PIXELS)
-    gradient = np.zeros((outs, channels * kernel_size[0] * kernel_size[1]), x.dtype)
-    if len(x):
+    outs, channels, taps = g.shape[1], x.shape[1] // groups, kernel_size[0] * kernel_size[1]
+    gradient = np.zeros((outs, channels * taps), x.dtype)
+    if len(x) and gradient.size:
         x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
+        axes = [forward_axis(*a) for a in zip(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)]
+        plan = layout(*axes, images_in_block(*axes, len(x), LONG_BLOCK_PIXELS, 1), groups, channels, taps, VECTOR_BYTES)
         lanes = VECTOR_BYTES // x.itemsize
-        rows, width = outs + DOTS - 1, -(-plan.plane // lanes) * lanes  # the last tile may read past the last row
+        rows, width = outs + DOTS - 1, -(-g.shape[2] * plan.line // lanes) * lanes  # the last tile may read past the last row
         images, gradients = _buffers(x.dtype, -(-len(x) // plan.images), plan.size, rows * width)
-        _correlate(get_num_threads(), x, g, plan, groups, images, gradients.reshape(len(images), rows, width), gradient)
+        _correlate(get_num_threads(), x, g, plan, groups, images, gradients.reshape(-1, rows, width), gradient)
     return gradient.reshape(outs, channels, *kernel_size)
 
 
-def _run(x, weight, plan, shape, groups, row_step, bias):
+def _run(x, weight, axes, shape, groups, row_step, term_step, bias):
+    """The convolution along `axes`; steps are those from one output channel's weights to the next and from one input's."""
     out = np.empty(shape, x.dtype)
     if out.size:
-        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight, x.dtype)
+        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
+        bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
         lanes = VECTOR_BYTES // x.itemsize
+        images = images_in_block(*axes, len(x), BLOCK_PIXELS, COLUMNS * lanes)
+        plan = layout(*axes, images, groups, x.shape[1] // groups, term_step, VECTOR_BYTES)
         columns = ROWS * (plan.plane + lanes)
         images, tiles = _buffers(x.dtype, get_num_threads(), plan.size, plan.step_w * columns)
         tiles = tiles.reshape(-1, plan.step_w, columns)
         panels = np.empty(weight.size, x.dtype)
-        bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
         _convolve(get_num_threads(), x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
     return out
 
@@ -137,7 +148,7 @@ def _convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, 
         for t in range(part * groups * count // parts, (part + 1) * groups * count // parts):
             group, tile = divmod(t, count)
             row, rows = _rows(tile, channels)
-            at = plan.start + group * (x.shape[1] // groups) * plan.phases_h * plan.phases_w * plan.plane
+            at = plan.start + group * plan.group
             row += group * channels
             for i in range(len(plan.grids)):
                 panel = row * plan.sources.size + plan.grids[i, 0] * rows
@@ -170,37 +181,21 @@ def _rows(tile, channels):
 def _lay_out(x, plan, image):
     """Copy a block of images (n, C, H, W) into the form of `layout`, zeros included."""
     flat = x.reshape(-1)
-    image[: plan.start] = 0
+    image[: plan.start if len(x) == plan.images else len(image)] = 0
+    channels, height, width = x.shape[1:]
     to = plan.start
-    for c in range(x.shape[1]):
+    for c in range(channels):
         for top in range(plan.phases_h):
+            rows = (height - top + plan.phases_h - 1) // plan.phases_h
             for left in range(plan.phases_w):
-                width = (x.shape[3] - left + plan.phases_w - 1) // plan.phases_w
-                for n in range(plan.images):
-                    height = max(0, (x.shape[2] - top + plan.phases_h - 1) // plan.phases_h) if n < len(x) else 0
-                    at = ((n * x.shape[1] + c) * x.shape[2] + top) * x.shape[3] + left
-                    for _ in range(height):
-                        _copy_line(flat, at, plan.phases_w, width, image, to)
-                        for j in range(width, plan.pitch):
-                            image[to + j] = 0
-                        at += plan.phases_h * x.shape[3]
-                        to += plan.pitch
-                    rest = (plan.rows - height) * plan.pitch
-                    image[to : to + rest] = 0
-                    to += rest
+                columns = (width - left + plan.phases_w - 1) // plan.phases_w
+                for n in range(len(x)):
+                    at = ((n * channels + c) * height + top) * width + left
+                    across = plan.phases_h * width
+                    copy_in(flat, at, across, plan.phases_w, columns, image, to + n * plan.pitch, plan.line, plan.pitch, rows)
+                image[to + rows * plan.line : to + plan.plane] = 0
+                to += plan.plane
     image[to:] = 0
-
-
-@jit
-def _copy_line(source, at, step, count, target, to):
-    """target[to + j] = source[at + j step] for j < count."""
-    if step == 1:
-        _copy_in(source, at, count, target, to)
-    elif step == 2:
-        _copy_in_2(source, at, count, target, to)
-    else:
-        for j in range(count):
-            target[to + j] = source[at + j * step]
 
 
 @jit
@@ -209,7 +204,7 @@ def _compute(panels, panel, rows, image, at, plan, grid, count, tile):
     lanes = VECTOR_BYTES // image.itemsize
     pitch = len(tile) // ROWS
     begin, terms = grid[0], grid[1] - grid[0]
-    vectors = -(-(((count - 1) * plan.rows + grid[4] - 1) * plan.pitch + grid[5]) // lanes)
+    vectors = -(-((grid[4] - 1) * plan.line + (count - 1) * plan.pitch + grid[5]) // lanes)
     v = 0
     while v < vectors:
         p = v * lanes
@@ -231,85 +226,69 @@ def _compute(panels, panel, rows, image, at, plan, grid, count, tile):
 def _unpack(tiles, rows, plan, top, height, bias, row, out):
     """Copy the outputs of the grids that share their rows, bias added, to channels from `row` on of out (n, O, H, W)."""
     flat, source = out.reshape(-1), tiles.reshape(-1)
-    pitch = tiles.shape[1] // ROWS
-    width = out.shape[3]
+    pitch, width = tiles.shape[1] // ROWS, out.shape[3]
     for n in range(len(out)):
         for m in range(rows):
-            at = m * pitch + n * plan.rows * plan.pitch
+            at = m * pitch + n * plan.pitch
             to = ((n * out.shape[1] + row + m) * out.shape[2] + top) * width
-            for _ in range(height):
-                _copy_back(source, at, tiles.shape[1], bias[row + m], flat, to, plan.step_w, width)
-                at += plan.pitch
-                to += plan.step_h * width
-
-
-@jit
-def _copy_back(source, at, pitch, shift, target, to, step, width):
-    """target[to + j step + q] = source[at + q pitch + j] + shift for the entries of a line of `width`."""
-    if step == 1:
-        _copy_out(source, at, pitch, shift, target, to, width)
-    elif step == 2:
-        _copy_out_2(source, at, pitch, shift, target, to, width // 2)
-        if width % 2:
-            target[to + width - 1] = source[at + width // 2] + shift
-    else:
-        for q in range(step):
-            for j in range((width - q + step - 1) // step):
-                target[to + j * step + q] = source[at + q * pitch + j] + shift
+            across, columns = plan.step_h * width, plan.step_w
+            copy_out(source, at, tiles.shape[1], plan.line, bias[row + m], flat, to, across, columns, width, height)
 
 
 @pjit
 def _correlate(threads, x, g, plan, groups, images, gradients, gradient):
-    """Add to gradient (O, terms) the products of g with x at the terms' offsets, summed over images and pixels."""
+    """gradient (O, terms) = the products of g with x at the terms' offsets, summed over images and pixels."""
     for b in prange(len(images)):
         block = slice(b * plan.images, (b + 1) * plan.images)
         _lay_out(x[block], plan, images[b])
         _lay_out_gradient(g[block], plan, gradients[b])
 
-    outs, terms = len(gradient) // groups, plan.sources.size
-    row_tiles, term_tiles = -(-outs // DOTS), -(-terms // TAPS)
+    # Threads share out the tiles of the result, not the images, so that every sum runs in the same order.
+    row_tiles, term_tiles = -(-(len(gradient) // groups) // DOTS), -(-plan.sources.size // TAPS)
     parts = min(groups * row_tiles, threads)
-    slices = min(term_tiles, -(-threads // parts))
-    for q in prange(parts * slices):
-        part, piece = divmod(np.int64(q), slices)
-        begin, end = piece * term_tiles // slices * TAPS, min((piece + 1) * term_tiles // slices * TAPS, terms)
-        dots = np.empty(DOTS * TAPS + VECTOR_BYTES // x.itemsize, x.dtype)
-        for b in range(len(images)):
-            count = min(plan.images, len(x) - b * plan.images)
-            for t in range(part * groups * row_tiles // parts, (part + 1) * groups * row_tiles // parts):
-                group, row = t // row_tiles, t % row_tiles * DOTS
-                first, rows = group * outs + row, min(DOTS, outs - row)
-                at = plan.start + group * (x.shape[1] // groups) * plan.phases_h * plan.phases_w * plan.plane
-                some = gradient[first : first + rows, begin:end]
-                _correlate_rows(gradients[b], first, images[b], at, plan, begin, count, dots, some)
+    pieces = min(term_tiles, -(-threads // parts))
+    for q in prange(parts * pieces):
+        part, piece = divmod(np.int64(q), pieces)
+        rows = (part * groups * row_tiles // parts, (part + 1) * groups * row_tiles // parts)
+        terms = (piece * term_tiles // pieces, (piece + 1) * term_tiles // pieces)
+        _correlate_tiles(rows, terms, row_tiles, groups, plan, images, gradients, gradient)
 
 
 @jit
 def _lay_out_gradient(g, plan, rows):
     """Copy a block of output gradients (n, O, OH, OW) to the places of the outputs in the flat form, with zeros between."""
-    flat, width = g.reshape(-1), g.shape[3]
-    for o in range(g.shape[1]):
-        row = rows[o]
+    flat, target = g.reshape(-1), rows.reshape(-1)
+    outs, height, width = g.shape[1:]
+    if len(g) < plan.images:
+        target[:] = 0
+    for o in range(outs):
+        to = o * rows.shape[1]
         for n in range(len(g)):
-            at, to = (n * g.shape[1] + o) * g.shape[2] * width, n * plan.rows * plan.pitch
-            for _ in range(g.shape[2]):
-                _copy_in(flat, at, width, row, to)
-                for j in range(width, plan.pitch):
-                    row[to + j] = 0
-                at += width
-                to += plan.pitch
-            row[to : (n + 1) * plan.rows * plan.pitch] = 0
-        row[len(g) * plan.rows * plan.pitch :] = 0
+            at = (n * outs + o) * height * width
+            copy_in(flat, at, width, 1, width, target, to + n * plan.pitch, plan.line, plan.pitch, height)
+        target[to + height * plan.line : to + rows.shape[1]] = 0
 
 
 @jit
-def _correlate_rows(g, first, image, at, plan, begin, count, dots, gradient):
-    """Add the block's share to gradient (rows, terms): that of rows from `first` and terms from `begin` on."""
-    width = g.shape[1]
-    vectors = -(-count * plan.rows * plan.pitch * g.itemsize // VECTOR_BYTES)
-    flat = g.reshape(-1)
-    for k in range(0, gradient.shape[1], TAPS):
-        _dots(flat, first * width, width, image, at, plan.offsets, begin + k, vectors, dots)
-        for m in range(len(gradient)):
-            for i in range(min(TAPS, gradient.shape[1] - k)):
-                gradient[m, k + i] += dots[m * TAPS + i]
+def _correlate_tiles(rows, terms, row_tiles, groups, plan, images, gradients, gradient):
+    """Compute the tiles of the result whose numbers lie in the ranges `rows` and `terms`."""
+    lanes = VECTOR_BYTES // images.itemsize
+    outs, width = len(gradient) // groups, gradients.shape[2]
+    sums = np.zeros((rows[1] - rows[0], terms[1] - terms[0], -(-DOTS * TAPS // lanes) * lanes), gradient.dtype)
+    flat = sums.reshape(-1)
+    tiles_in_slice = max(1, plan.sources.size * SLICE_BYTES // (plan.group * images.itemsize * TAPS))
+    for b in range(len(images)):
+        g = gradients[b].reshape(-1)
+        for begin in range(terms[0], terms[1], tiles_in_slice):
+            for t in range(rows[0], rows[1]):
+                group, row = t // row_tiles, t % row_tiles * DOTS
+                at, first = plan.start + group * plan.group, (group * outs + row) * width
+                for k in range(begin, min(begin + tiles_in_slice, terms[1])):
+                    to = ((t - rows[0]) * sums.shape[1] + k - terms[0]) * sums.shape[2]
+                    _dots(g, first, width, images[b], at, plan.offsets, k * TAPS, width // lanes, flat, to)
+    for t in range(rows[0], rows[1]):
+        row, end = t // row_tiles * outs + t % row_tiles * DOTS, (t // row_tiles + 1) * outs
+        for k in range(terms[0], terms[1]):
+            for m in range(min(DOTS, end - row)):
+                for i in range(min(TAPS, plan.sources.size - k * TAPS)):
+                    gradient[row + m, k * TAPS + i] = sums[t - rows[0], k - terms[0], m * TAPS + i]

@@ -5,10 +5,11 @@ Take one axis of length n, stride s. Tap a of output i reads x[i s + a d - p]. W
 convolution is a sum of shifted copies. The input gradient is the mirror image: its outputs have the phases, r = h mod s, and
 output h = i s + r collects g[i + shift] from the taps a for which r + p - a d = shift s.
 
-In two dimensions the rows of a phase image follow each other in memory, `pitch` apart, the gap filled with zeros that serve as
-the right padding of one row and the left padding of the next. In the same way images of a block lie below each other. Then
-(image, row, column) + shift is one flat index plus one flat offset, and the inner loop knows nothing of edges, strides or
-dilations: it reads whole vectors, over the gaps too, and the results that belong to gaps are dropped.
+In two dimensions the rows of phase images that lie side by side (a few small ones make a block) follow each other in memory,
+with a gap of zeros after each image's row that serves as its right padding and the left padding of what comes next; rows of
+zeros after the last row serve the channel above and the one below. Then (row, image, column) + shift is one flat index plus one
+flat offset, and the inner loop knows nothing of edges, strides or dilations: it reads whole vectors, over the gaps too, and the
+results that belong to gaps are dropped.
 """
 
 from __future__ import annotations
@@ -62,28 +63,34 @@ class Layout(NamedTuple):
     phases_w: int
     step_h: int  # between the outputs of a grid
     step_w: int
-    rows: int  # from one image to the next
-    pitch: int  # elements from one row to the next
-    plane: int  # elements from one phase of one channel to the next
-    start: int  # of the first image in the buffer, behind the zeros that lead
+    rows: int  # of a plane, that is one phase of one channel of all images
+    pitch: int  # elements from one image to the next
+    line: int  # elements from one row to the next
+    plane: int  # elements from one plane to the next
+    group: int  # elements from one group of channels to the next
+    start: int  # of the first plane in the buffer, behind the zeros that lead
     size: int  # of the buffer of a block
     grids: np.ndarray  # (grids, 6): range of its terms, first output row and column, rows and columns of outputs
     sources: np.ndarray  # (terms,): which weight a term takes, counted from the first weight of its output channel
     offsets: np.ndarray  # (terms + padding,): how far from the output's place in the buffer the term's pixel lies
 
 
+def images_in_block(vertical: Axis, horizontal: Axis, count: int, pixels: int, tile: int) -> int:
+    """How many of `count` images, up to `pixels` pixels together, fill tiles of `tile` pixels best."""
+    most = max(1, min(count, pixels // (vertical.pitch * horizontal.pitch)))
+    rows = max(count for _, count, _ in vertical.grids)
+    return min(range(most, 0, -1), key=lambda n: -(-rows * n * horizontal.pitch // tile) * tile / n)
+
+
 @lru_cache(maxsize=256)
-def layout(
-    vertical: Axis, horizontal: Axis, count: int, groups: int, channels: int, step: int, padding: int, pixels: int
-) -> Layout:
-    """The layout for blocks of about `pixels` pixels taken from `count` images of `groups` times `channels` channels.
+def layout(vertical: Axis, horizontal: Axis, images: int, groups: int, channels: int, step: int, padding: int) -> Layout:
+    """The layout for blocks of `images` images with `groups` times `channels` channels.
 
     A term of the sum is an input channel of the group and a tap; `step` is the distance between the weights of neighbouring
     input channels. `padding` elements may be read past the last one needed, of the offsets and of the buffer.
     """
-    pitches = (vertical.pitch, horizontal.pitch)
-    images = max(1, min(count, pixels // (pitches[0] * pitches[1])))
-    plane = images * pitches[0] * pitches[1]
+    line = images * horizontal.pitch
+    plane = vertical.pitch * line
     phases = (vertical.phases, horizontal.phases)
     each = np.arange(channels)[:, None]
     grids, sources, offsets, terms, last = [], [], [np.zeros(0, np.int64)], 0, 0
@@ -92,22 +99,26 @@ def layout(
             pairs = [(down, right) for down in downs for right in rights]
             weights = np.array([a * horizontal.kernel + b for (a, _, _), (b, _, _) in pairs], np.int64)
             planes = np.array([p * phases[1] + q for (_, p, _), (_, q, _) in pairs], np.int64)
-            shifts = np.array([i * pitches[1] + j for (_, _, i), (_, _, j) in pairs], np.int64)
+            shifts = np.array([i * line + j for (_, _, i), (_, _, j) in pairs], np.int64)
             sources.append((each * step + weights).ravel())
             offsets.append(((each * phases[0] * phases[1] + planes) * plane + shifts).ravel())
             grids.append((terms, terms + sources[-1].size, top, left, rows, columns))
             terms += sources[-1].size
             last = max(last, shifts.max(initial=0))
-    start = vertical.lead * pitches[1] + horizontal.lead
+    start = vertical.lead * line + horizontal.lead
+    group = channels * phases[0] * phases[1] * plane
     return Layout(
         images,
         *phases,
         len(vertical.grids),
         len(horizontal.grids),
-        *pitches,
+        vertical.pitch,
+        horizontal.pitch,
+        line,
         plane,
+        group,
         start,
-        int(start + groups * channels * phases[0] * phases[1] * plane + last + padding),
+        int(start + groups * group + last + padding),
         np.array(grids, np.int64),
         np.concatenate(sources),
         np.concatenate([*offsets, np.zeros(padding, np.int64)]),
