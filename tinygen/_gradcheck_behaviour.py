@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ def _contract(function: Function, arrays: list[np.ndarray]) -> Iterator[str]:
     """Shapes, dtypes and devices of gradients; nothing written to, nothing shared; a second backward gives the same."""
     leaves, outputs = function.recorded(arrays)
     seeds = [function.seed(y, v.copy()) for y, v in zip(outputs, function.cotangents)]
+    before = [y.numpy().copy() for y in outputs]
     first = _backward(leaves, outputs, seeds)
     copies = [None if g is None else g.copy() for g in first]
     second = _backward(leaves, outputs, seeds)
@@ -55,7 +56,7 @@ def _contract(function: Function, arrays: list[np.ndarray]) -> Iterator[str]:
     for name, a, b in zip(function.names, copies, function.gradients(arrays)):
         if a is not None and not _close(to_device(a, "cpu"), b):
             yield f"{name}: backward() and grad() give different gradients"
-    yield from _written(function, arrays, leaves, seeds)
+    yield from _written(function, arrays, leaves, seeds, zip(outputs, before))
     yield from _shared(function, leaves, outputs, seeds, first, second)
 
 
@@ -69,10 +70,17 @@ def _backward(leaves: Sequence[Tensor], outputs: Sequence[Tensor], seeds: Sequen
     return [leaf.grad for leaf in leaves]
 
 
-def _written(function: Function, arrays: list[np.ndarray], leaves: Sequence[Tensor], seeds: Sequence[Any]) -> Iterator[str]:
-    """What a forward and a backward pass changed in place: inputs, constants, cotangents."""
+def _written(
+    function: Function,
+    arrays: list[np.ndarray],
+    leaves: Sequence[Tensor],
+    seeds: Sequence[Any],
+    results: Iterable[tuple[Tensor, np.ndarray]],
+) -> Iterator[str]:
+    """What a forward and a backward pass changed in place: inputs, constants, results (with copies of them), cotangents."""
     changed = [(name, leaf._data, x) for name, x, leaf in zip(function.names, arrays, leaves)]
     changed += [(f"constant {name}", array, copy) for name, array, copy in function.constants]
+    changed += [(f"output {i}", y._data, before) for i, (y, before) in enumerate(results)]
     changed += [(f"cotangent {i}", seed, v) for i, (v, seed) in enumerate(zip(function.cotangents, seeds))]
     for name, now, before in changed:
         if not _equal(now, before):
@@ -145,8 +153,8 @@ def _float32(
 ) -> Iterator[tuple[str, float]]:
     """Outputs and gradients in float32 against float64 at the same point: (name, multiple of the error budget).
 
-    The budget is measured: how far the float64 results move when inputs and cotangents move by a rounding of float32, times BUDGET,
-    plus as many roundings of the results themselves.
+    The budget is measured: how far the float64 results move when inputs and cotangents move by a rounding of float32,
+    plus one rounding of the results themselves, all times BUDGET.
     """
     eps = float(np.finfo(np.float32).eps)
     single = [x.astype(np.float32) for x in arrays]

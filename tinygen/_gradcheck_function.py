@@ -102,8 +102,9 @@ class Function:
     def pull_back(
         self, leaves: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any] | None = None
     ) -> list[np.ndarray]:
-        """The gradients of `leaves` for `cotangents` (this function's by default), as NumPy arrays."""
-        pairs = [(y, self.seed(y, v)) for y, v in zip(outputs, cotangents or self.cotangents) if y.requires_grad]
+        """The gradients of `leaves` for `cotangents` (by default copies of this function's), as NumPy arrays."""
+        cotangents = [v.copy() for v in self.cotangents] if cotangents is None else cotangents
+        pairs = [(y, self.seed(y, v)) for y, v in zip(outputs, cotangents) if y.requires_grad]
         found = grad([y for y, _ in pairs], leaves, [v for _, v in pairs]) if pairs else [None] * len(leaves)
         return [np.zeros(x.shape, x.dtype) if g is None else to_device(array_of(g), "cpu") for g, x in zip(found, leaves)]
 

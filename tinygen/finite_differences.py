@@ -35,9 +35,10 @@ class Sides(NamedTuple):
 def central(f: Line, noise: float = 0.0) -> Slope:
     """The slope of `f` at 0 by central differences, with an error that is measured instead of assumed.
 
-    D(h) = (f(h) - f(-h)) / 2h errs by a h^2 + O(h^4) from curvature and by about noise / h from rounding. For every step of
-    the sweep Richardson's (64 D(h/8) - D(h)) / 63 removes a h^2; where three of these in a row agree best, the middle one is the
-    answer, and the larger of its two disagreements, plus `noise` / h, is the error. Steps that leave the domain (NaN) drop out.
+    D(h) = (f(h) - f(-h)) / 2h errs by a h^2 + O(h^4) from curvature and by about noise / h from rounding. For every step
+    of the sweep Richardson's (64 D(h/8) - D(h)) / 63 removes a h^2; where three of these in a row agree best, the middle
+    one is the answer, and the larger of its two disagreements, plus `noise` / h, is the error. Steps that leave the domain
+    (NaN) drop out.
 
     Args:
         noise: the rounding error of one evaluation, summed over the terms.
@@ -60,6 +61,15 @@ def central(f: Line, noise: float = 0.0) -> Slope:
 def complex_step(f: Callable[[complex], np.ndarray]) -> float:
     """The slope of an analytic `f` at 0, Im f(ih) / h: no subtraction, so it is exact to rounding (Squire and Trapp 1998)."""
     return float(np.sum(f(1j * COMPLEX_STEP).imag)) / COMPLEX_STEP
+
+
+def bends(f: Line, start: np.ndarray, scale: float, noise: float = 0.0) -> bool:
+    """Whether 0 could be a kink of `f`, where `start` is f(0): a glance at two points, which `one_sided` has to confirm.
+
+    The second difference over h is the difference of the one-sided slopes; where f is smooth it is O(h) against their `scale`.
+    """
+    h = 2.0**-18
+    return not abs(float(np.sum(f(h) - start + (f(-h) - start)))) / h <= 1e-3 * scale + 1e3 * noise / h
 
 
 def one_sided(f: Line, noise: float = 0.0) -> Sides:

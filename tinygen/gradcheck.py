@@ -1,17 +1,18 @@
 """The gradient checker: does the backward pass give the derivative of the forward pass?
 
-The quantity that is differentiated is sum_i <v_i, y_i> with a random cotangent v_i for every output y_i. (The plain sum hides bugs:
-the gradient of `softmax(x).sum()` is zero, so a backward that returns zero would pass.) Its gradient by the engine is compared
+The quantity that is differentiated is sum_i <v_i, y_i> with a random cotangent v_i for every output y_i. (The plain sum
+hides bugs: the gradient of `softmax(x).sum()` is zero, so a backward that returns zero would pass.) Its gradient by the
+engine is compared with slopes of the forward pass
 
-* entry by entry where an input is small, along random directions where it is large, and then with the wrong entries found by
-  halving;
-* with the complex step where the forward pass is analytic and accepts complex arrays (decided by trying), with central differences
+* along every entry where an input is small, along random directions where it is large; if one of these disagrees, the wrong
+  entries are found by halving;
+* by the complex step where the forward pass is analytic and takes complex arrays (decided by trying), by central differences
   otherwise. Those come with a measured error, which sets the tolerance (tinygen/finite_differences.py);
-* at the second order by the same code: the gradient as a function of inputs and cotangents is checked like any other function.
+* at the second order by the same code: the gradient, as a function of inputs and cotangents, is checked like any other.
 
-A point at which the one-sided slopes differ (a kink: relu at 0) proves nothing, so the entry is moved and the check repeated, a few
-times at most. What else a backward pass can get wrong, and values do not show, is looked at besides: dtypes, shapes, devices,
-memory that is shared or written to, values cached from an earlier call, strides, float32.
+A point at which the one-sided slopes differ (a kink: relu at 0) proves nothing, so the entry is moved and the check repeated,
+a few times at most. What else a backward pass can get wrong, and values do not show, is looked at besides: dtypes, shapes,
+devices, memory that is shared or written to, values kept from an earlier call, strides, float32.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        return self.decided and self.multiple <= 1
+        return self.decided and self.multiple <= 1 and not (self.sides and self.sides.kink)
 
 
 @dataclass
@@ -131,8 +132,8 @@ def gradcheck(
         device: where to run, "cpu" or "cuda".
         raise_on_failure: False returns the report of a failure instead of raising it.
 
-    Returns the Report. Raises GradcheckError, with the report as its text, if anything is wrong; ValueError if there is nothing to
-    check; whatever `fn` raises.
+    Returns the Report. Raises GradcheckError, with the report as its text, if anything is wrong; ValueError if there is
+    nothing to check; whatever `fn` raises.
     """
     if order not in (1, 2):
         raise ValueError(f"order {order} is not supported: expected 1 or 2")
@@ -213,7 +214,9 @@ def _compare(
     for name in function.names:
         wrong = [f for f in findings if f.input == name and not f.ok]
         if wrong and all(f.sides and f.sides.kink for f in wrong):
-            report.problems.append(f"{name}: still on a kink after {RESAMPLES} moves, the one-sided slopes differ")
+            report.problems.append(
+                f"{name}: the one-sided slopes still differ after {RESAMPLES} moves (a kink, a jump or noise)"
+            )
         elif any(f.decided for f in wrong):
             total = sum(f.input == name for f in findings)
             report.problems.append(f"{name}: {len(wrong)} of {total} slopes are wrong")
@@ -238,7 +241,8 @@ class _Comparison:
     def __init__(self, function: Function, arrays: list[np.ndarray], rng: np.random.Generator, try_complex: bool):
         self.function, self.arrays, self.rng = function, arrays, rng
         self.gradients = function.gradients(arrays)
-        self.size = float(np.abs(function.terms(arrays)).sum())
+        self.start = function.terms(arrays)
+        self.size = float(np.abs(self.start).sum())
         self.complex = try_complex and self._analytic()
         self.method = "the complex step" if self.complex else "central differences"
 
@@ -252,17 +256,19 @@ class _Comparison:
         return float(np.finfo(np.float64).eps * (self.size + (with_input if np.isfinite(with_input) else 0.0)))
 
     def _analytic(self) -> bool:
-        """Whether the complex step can be trusted here: tried along one random direction, and equal to central differences."""
+        """Whether the complex step can be trusted here: tried along a random direction of each input, where it must equal
+        central differences, and not at a kink, of which it would see one side only.
+        """
         for k, x in enumerate(self.arrays):
             direction = self.rng.standard_normal(x.shape)
+            line, noise = self._line(k, direction, self.function.terms), self._noise(k)
             exact = self.function.try_complex(self._line(k, direction, self.function.complex_terms))
-            slope = differences.central(self._line(k, direction, self.function.terms), self._noise(k))
-            scale = abs(slope.value) + np.abs(self.gradients[k]).max(initial=0.0) + 1e-3 * self.size
-            if (
-                exact is None
-                or not abs(exact - slope.value) <= SAFETY * slope.error + RELATIVE * scale
-                or slope.error > 1e-6 * scale
-            ):
+            if exact is None:
+                return False
+            slope = differences.central(line, noise)
+            scale = max(abs(slope.value), float(np.abs(self.gradients[k]).max(initial=0.0)))
+            agrees = abs(exact - slope.value) <= SAFETY * slope.error + RELATIVE * scale
+            if not agrees or slope.error > 1e-6 * (scale + self.size) or differences.bends(line, self.start, scale, noise):
                 return False
         return True
 
@@ -280,13 +286,14 @@ class _Comparison:
         return Finding(self.function.names[k], index, analytic, numeric, tolerance, decided)
 
     def _entry(self, k: int, index: tuple[int, ...]) -> Finding:
-        """The comparison along one entry, with the one-sided slopes if it fails."""
+        """The comparison along one entry, with the one-sided slopes if it fails or if the entry could be on a kink."""
         unit = np.zeros(self.arrays[k].shape)
         unit[index] = 1.0
-        finding = self._finding(k, index, unit, float(np.abs(self.gradients[k]).max()))
-        if finding.ok:
+        line, scale, noise = self._line(k, unit, self.function.terms), float(np.abs(self.gradients[k]).max()), self._noise(k)
+        finding = self._finding(k, index, unit, scale)
+        if finding.ok and (self.complex or not differences.bends(line, self.start, max(scale, abs(finding.numeric)), noise)):
             return finding
-        sides = differences.one_sided(self._line(k, unit, self.function.terms), self._noise(k))
+        sides = differences.one_sided(line, noise)
         return Finding(**(vars(finding) | {"sides": sides}))
 
     def of_input(self, k: int, max_entries: int) -> list[Finding]:
@@ -303,7 +310,7 @@ class _Comparison:
         return [f for f in entries if not f.ok] or findings
 
     def _wrong_entries(self, k: int, keep: int = 5) -> list[tuple[int, ...]]:
-        """The entries that disagree most: halve the input, and go on with the halves along which the slopes are furthest apart."""
+        """The entries that disagree most: halve the input, and go on with the halves whose slopes are furthest apart."""
         shape = self.arrays[k].shape
 
         def mismatch(block: np.ndarray) -> float:

@@ -59,8 +59,8 @@ def _convolutions() -> Iterator[Case]:
 
 def _pooling() -> Iterator[Case]:
     for variant, window in WINDOWS.items():
-        for name in ("max_pool2d", "avg_pool2d"):
-            yield check(f"{name}{variant}", lambda x, f=getattr(tg, name), w=window: f(x, *w), x=normal(1, 2, 5, 6))
+        for pool in (tg.max_pool2d, tg.avg_pool2d):
+            yield check(f"{pool.__name__}{variant}", lambda x, pool=pool, w=window: pool(x, *w), x=normal(1, 2, 5, 6))
     yield check("interpolate", lambda x: tg.interpolate(x, scale_factor=2), x=normal(2, 2, 2, 3))
     yield check("interpolate[oblong]", lambda x: tg.interpolate(x, scale_factor=(1, 3)), x=normal(1, 2, 3, 2))
 

@@ -38,6 +38,7 @@ class Functional:
     def _holding(self, values: tuple[Any, ...], first: Any) -> Iterator[None]:
         kept = [(p, p._data, p._node) for p in self.parameters.values()]
         buffers = [(owner, name, getattr(owner, name)) for _, owner, name in self.module._state() if isinstance(name, str)]
+        generators = [(module, module.rng) for module in self.module.modules() if hasattr(module, "rng")]
         like = array_of(values[0] if values else first)
         try:
             for parameter, value in zip(self.parameters.values(), values):
@@ -46,15 +47,16 @@ class Functional:
             for owner, name, buffer in buffers:
                 floating = buffer.dtype.kind == "f" and like.dtype.kind == "f"
                 object.__setattr__(owner, name, buffer.astype(like.dtype if floating else buffer.dtype, copy=True))
-            for module in self.module.modules():
-                if hasattr(module, "rng"):
-                    module.rng = np.random.default_rng(7)
+            for module, _ in generators:
+                module.rng = np.random.default_rng(7)
             yield
         finally:
             for parameter, data, node in kept:
                 parameter._data, parameter._node = data, node
             for owner, name, buffer in buffers:
                 object.__setattr__(owner, name, buffer)
+            for module, rng in generators:
+                module.rng = rng
 
 
 def _flat(outputs: Any) -> Iterator[Any]:

@@ -85,7 +85,7 @@ def cases() -> dict[str, Case]:
 
 
 def select(names: Iterable[str] = ()) -> list[Case]:
-    """The cases that any of `names` means: a case, all of a subject ("softmax", "Dense", "nade"), a kind or a pattern ("conv*").
+    """The cases that any of `names` means: one case, those of a subject ("softmax", "Dense"), a kind, or a pattern ("conv*").
 
     No names select everything. Raises ValueError, with what is close, for a name that means nothing.
     """
