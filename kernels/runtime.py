@@ -1,0 +1,199 @@
+"""What every kernel shares: choosing CPU or GPU, Numba's configuration, and loading CUDA source into CuPy.
+
+Numba and CuPy are imported when a kernel is first used, never by importing this module.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+FASTMATH = {"contract", "nsz", "reassoc"}  # what vectorizing a sum needs; NaN and inf keep their meaning
+
+
+def implementation(package: str, array: Any) -> ModuleType:
+    """Return the module `cpu` or `cuda` of a kernel's package, imported at its first use.
+
+    `package` is the caller's `__name__`; a `numpy.ndarray` selects `cpu`, a `cupy.ndarray` selects `cuda`.
+    Raises TypeError for anything else.
+    """
+    return _module_for(package, type(array))
+
+
+@functools.cache
+def _module_for(package: str, kind: type) -> ModuleType:
+    if issubclass(kind, np.ndarray):
+        return importlib.import_module(f"{package}.cpu")
+    if kind.__name__ == "ndarray" and kind.__module__.partition(".")[0] == "cupy":
+        return importlib.import_module(f"{package}.cuda")
+    raise TypeError(
+        f"{package} takes numpy.ndarray or cupy.ndarray, got {kind.__module__}.{kind.__qualname__}; "
+        "convert it with numpy.asarray or cupy.asarray"
+    )
+
+
+# ---- Numba ----
+
+_labels: dict[Callable, str] = {}  # the functions compiled here, with the names under which that is announced
+_parallel_call = threading.Lock()
+
+
+@functools.cache
+def configured_numba() -> ModuleType:
+    """Import Numba and configure it, once.
+
+    The threading layer is `workqueue` unless the environment names another: it is always present (a fresh Debian
+    lacks libgomp), and its idle threads sleep, where those of OpenMP spin and starve the matrix product that follows.
+    """
+    import numba
+    from numba.core import event
+
+    if "NUMBA_THREADING_LAYER" not in os.environ:
+        numba.config.THREADING_LAYER = "workqueue"
+    event.register("numba:compile", _announcer(event.Listener))
+    return numba
+
+
+def jit(
+    function: Callable | None = None, *, fastmath: Any = FASTMATH, cache: bool = True, **options: Any
+) -> Callable:
+    """Compile with Numba in nopython mode: no GIL, cached on disk, and no exception for a division by zero.
+
+    Python's division check is a branch in every lane, so `error_model="numpy"` is what lets a loop with a division
+    vectorize. Further `options` go to `numba.njit`.
+    """
+    if function is None:
+        return functools.partial(jit, fastmath=fastmath, cache=cache, **options)
+    dispatcher = configured_numba().njit(error_model="numpy", fastmath=fastmath, nogil=True, **options)(function)
+    if cache:
+        with _cache_folder(), contextlib.suppress(RuntimeError):  # no writable folder: each process compiles
+            dispatcher.enable_caching()
+    _labels[function] = f"{function.__module__.removeprefix('tinygen.kernels.')}.{function.__name__}"
+    return dispatcher
+
+
+def pjit(function: Callable) -> Callable:
+    """Compile a kernel that holds a `prange`, as `jit` does, and let one Python thread at a time run such a kernel.
+
+    Two parallel kernels at once would abort the process (`workqueue` forbids it) or oversubscribe the cores.
+    The dispatcher is kept as `.dispatcher`, for inspection.
+    """
+    dispatcher = jit(function, parallel=True)
+
+    @functools.wraps(function)
+    def kernel(*arguments: Any) -> Any:
+        with _parallel_call:
+            return dispatcher(*arguments)
+
+    kernel.dispatcher = dispatcher
+    return kernel
+
+
+@contextlib.contextmanager
+def _cache_folder() -> Iterator[None]:
+    """Point Numba's cache at a folder named after the modules that kernels inline.
+
+    Numba recompiles a function whose own file changed, not one whose callee in another file did.
+    """
+    config = configured_numba().config
+    outer = config.CACHE_DIR
+    config.CACHE_DIR = str(Path(outer or Path(__file__).parent / "__pycache__") / f"kernels-{_shared_digest()}")
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = outer
+
+
+@functools.cache
+def _shared_digest() -> str:
+    shared = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in shared)).hexdigest()[:12]
+
+
+def _announcer(listener: type) -> Any:
+    class Announcer(listener):
+        """Say on stderr that a kernel is being compiled. A kernel found in the cache raises no such event."""
+
+        def __init__(self) -> None:
+            self.compiling: list[Callable] = []  # Numba compiles under one global lock, so a plain list will do
+
+        def on_start(self, event: Any) -> None:
+            function = event.data["dispatcher"].py_func
+            if not self.compiling and function in _labels:
+                floats = {str(kind) for kind in map(_element, event.data["args"]) if str(kind).startswith("float")}
+                print(
+                    f"compiling kernel {_labels[function]} for {', '.join(sorted(floats)) or 'integers'} "
+                    "(once; cached for later processes)",
+                    file=sys.stderr,
+                )
+            self.compiling.append(function)
+
+        def on_end(self, event: Any) -> None:
+            self.compiling.pop()
+
+    return Announcer()
+
+
+def _element(kind: Any) -> Any:
+    return getattr(kind, "dtype", kind)
+
+
+# ---- CUDA ----
+
+
+@functools.cache
+def cupy() -> ModuleType:
+    """Import CuPy and make sure that a device answers. Raises ImportError or RuntimeError with the way out."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            f"CUDA arrays need CuPy, which does not import here ({error}): install tinygen[cuda12] or tinygen[cuda13], "
+            "whichever the driver supports (nvidia-smi prints its CUDA version)"
+        ) from error
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"CuPy {cupy.__version__} cannot use a CUDA device ({error}): check that nvidia-smi lists one, and that "
+            "the CUDA version that it prints is not older than the installed extra's (cuda12 or cuda13)"
+        ) from error
+    if devices == 0:
+        raise RuntimeError("no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device='cpu'")
+    return cupy
+
+
+def cuda_function(source: Path, name: str, dtype: np.dtype) -> Callable:
+    """Return the kernel `name` of a `.cu` file, compiled with `REAL` defined as `float` or `double`.
+
+    One compilation per file, dtype and device in a process; CuPy also caches the binary on disk.
+    Raises RuntimeError, with the compiler's first complaint, where NVRTC is missing or refuses the source.
+    """
+    return _cuda_module(source, np.dtype(dtype).name, cupy().cuda.Device().id).get_function(name)
+
+
+@functools.cache
+def _cuda_module(source: Path, dtype: str, device: int) -> Any:
+    real = {"float32": "float", "float64": "double"}[dtype]
+    options = ("--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}")
+    module = cupy().RawModule(code=source.read_text(), options=options)
+    try:
+        module.compile()
+    except (cupy().cuda.compiler.CompileException, RuntimeError, ImportError, OSError) as error:
+        complaint = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error))
+        raise RuntimeError(f"{source.name} does not compile for {dtype} on CUDA device {device}: {complaint}") from error
+    return module
+
+
+def multiprocessors() -> int:
+    """Return the number of multiprocessors of the current CUDA device, from which kernels size their grids."""
+    return cupy().cuda.Device().attributes["MultiProcessorCount"]
