@@ -9,17 +9,23 @@ from tinygen.backend import Array, module_of
 from tinygen.nn import init as initialisers
 from tinygen.nn.module import Module, Parameter
 from tinygen.op import differentiable
-from tinygen.ops import concatenate, expand_dims, flip, linear, matmul, sigmoid, stack, swapaxes, tanh
+from tinygen.ops import concatenate, expand_dims, flip, linear, matmul, stack, swapaxes, tanh
 from tinygen.tensor import array_of
 
 State = tuple[Any, Any]
 """(hidden state, cell state)."""
 
 
-def _quarters(gates: Any) -> list[Any]:
-    """The four blocks of the last axis, in PyTorch's order: input, forget, candidate, output."""
+def _activate(gates: Any) -> list[Any]:
+    """sigmoid(i), sigmoid(f), tanh(u), sigmoid(o) of gates (..., 4H), whose quarters are i, f, u, o as in PyTorch.
+
+    One tanh does all four, since sigmoid(x) = tanh(x / 2) / 2 + 1 / 2.
+    """
     size = gates.shape[-1] // 4
-    return [gates[..., k * size : (k + 1) * size] for k in range(4)]
+    scale = module_of(array_of(gates)).full(4 * size, 0.5, gates.dtype)
+    scale[2 * size : 3 * size] = 1.0
+    y = tanh(gates * scale) * scale + (1.0 - scale)
+    return [y[..., k * size : (k + 1) * size] for k in range(4)]
 
 
 def _scan_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: Any, needs: tuple) -> tuple:
@@ -27,8 +33,8 @@ def _scan_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: A
     size = hidden.shape[-1]
     h, c = y[..., :size], y[..., size:]
     before_h, before_c = (concatenate([expand_dims(s, 0), x[:-1]]) for s, x in ((hidden, h), (cell, c)))
-    i, f, u, o = _quarters(gates + matmul(before_h, swapaxes(weight, 0, 1)))
-    i, f, u, o, squashed = sigmoid(i), sigmoid(f), tanh(u), sigmoid(o), tanh(c)
+    i, f, u, o = _activate(gates + matmul(before_h, swapaxes(weight, 0, 1)))
+    squashed = tanh(c)
     slope_c = o * (1.0 - squashed * squashed)
     slopes = concatenate([u * i * (1.0 - i), before_c * f * (1.0 - f), i * (1.0 - u * u), squashed * o * (1.0 - o)], -1)
     g_gates: list[Any] = [None] * len(y)
@@ -56,9 +62,9 @@ def _scan(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> Array:
     size = hidden.shape[-1]
     y = xp.empty((*gates.shape[:2], 2 * size), gates.dtype)
     for t in range(len(gates)):
-        i, f, u, o = _quarters(gates[t] + hidden @ weight.T)
-        cell = sigmoid(f) * cell + sigmoid(i) * xp.tanh(u)
-        hidden = sigmoid(o) * xp.tanh(cell)
+        i, f, u, o = _activate(gates[t] + hidden @ weight.T)
+        cell = f * cell + i * u
+        hidden = o * xp.tanh(cell)
         y[t, :, :size], y[t, :, size:] = hidden, cell
     return y
 
