@@ -117,6 +117,8 @@ def gradcheck(
 ) -> Report:
     """Check the gradients that the engine gives for `fn` at `inputs` against the slopes of `fn` itself.
 
+        tinygen.gradcheck(lambda x, w: tinygen.tanh(x @ w), {"x": rng.standard_normal((2, 3)), "w": np.eye(3)}, order=2)
+
     Args:
         fn: takes the inputs as Tensors, in order, and returns a Tensor or a tuple of Tensors. It must be deterministic: draw
             random numbers from a generator that it seeds itself. Constants inside it should be float32, or cast to the input's

@@ -118,11 +118,11 @@ def run_case(case: Case, seed: int = 0) -> Result:
     try:
         made = case.make(np.random.default_rng(seed))
         if isinstance(made, Agreement):
-            inputs = ", ".join(made.reference)
+            inputs = ", ".join(dict.fromkeys(name.partition(" ")[0] for name in made.reference))
             worst, message = _disagreement(made)
         else:
             fn, values = made
-            inputs = " ".join(f"{name}{_shape(value)}" for name, value in values.items())
+            inputs = _summary(values)
             options = {"order": case.order, **case.options}
             report = gradcheck(fn, values, seed=seed, name=case.name, raise_on_failure=False, **options)
             worst, message = report.worst, "" if report.ok else str(report)
@@ -131,8 +131,10 @@ def run_case(case: Case, seed: int = 0) -> Result:
     return Result(case.name, inputs, worst, case.order, time.perf_counter() - start, not message, message)
 
 
-def _shape(value: Any) -> str:
-    return "(" + ", ".join(map(str, np.shape(value))) + ")"
+def _summary(values: Mapping[str, Any]) -> str:
+    """Names and shapes: "x(3, 4) weight(2, 4) + 3 more"."""
+    shown = [f"{name}({', '.join(map(str, np.shape(value)))})" for name, value in values.items()]
+    return " ".join(shown if len(shown) <= 3 else [*shown[:2], f"+ {len(shown) - 2} more"])
 
 
 def _disagreement(made: Agreement) -> tuple[float, str]:
