@@ -1,9 +1,14 @@
-"""Cases of the kernels: every function on this machine's processor against the reference, output by output."""
+"""Cases of the kernels: what they give on this machine's processor against the reference, output by output.
+
+That their gradients are the derivatives of their values is checked where the ops call them: conv2d among the ops, NADE's
+log-likelihood among the models.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,65 +16,47 @@ import numpy as np
 from tinygen.checks.images import CONVOLUTIONS
 from tinygen.checks.registry import Agreement, Case
 
-Arguments = dict[str, tuple[Any, ...]]
+Run = Callable[[ModuleType, np.random.Generator, type], dict[str, np.ndarray]]
 
 
-def agreement(name: str, arguments: Callable[[np.random.Generator, np.dtype], Arguments], variant: str = "") -> Iterator[Case]:
-    """Cases, in float64 and float32, that compare the functions of the kernel `name` with its reference.
-
-    `arguments(rng, dtype)` maps the name of each function to what it is called with.
+def agreement(kernel: str, run: Run, variant: str = "") -> Iterator[Case]:
+    """Cases in float64 and float32. `run(module, rng, dtype)` gives the outputs of a kernel's module by name; it is called
+    with the kernel's package and with its reference, and with generators that draw the same.
     """
     for dtype in (np.float64, np.float32):
 
-        def make(rng: np.random.Generator, dtype: Any = dtype) -> Agreement:
-            package = importlib.import_module(f"tinygen.kernels.{name}")
-            reference = importlib.import_module(f"tinygen.kernels.{name}.reference")
-            fast, expected = {}, {}
-            for function, values in arguments(rng, dtype).items():
-                fast |= _outputs(function, package, values)
-                expected |= _outputs(function, reference, values)
-            return Agreement(fast, expected)
+        def make(rng: np.random.Generator, dtype: type = dtype) -> Agreement:
+            fast = importlib.import_module(f"tinygen.kernels.{kernel}")
+            reference = importlib.import_module(f"tinygen.kernels.{kernel}.reference")
+            seed = rng.integers(2**32)
+            return Agreement(*(run(side, np.random.default_rng(seed), dtype) for side in (fast, reference)))
 
         words = ", ".join(word for word in (variant, np.dtype(dtype).name) if word)
-        yield Case(f"kernels.{name}[{words}]", "kernel", make, order=0)
+        yield Case(f"kernels.{kernel}[{words}]", "kernel", make, order=0)
 
 
-def _outputs(function: str, module: Any, values: tuple[Any, ...]) -> dict[str, np.ndarray]:
-    """What the function returns, and its array arguments afterwards: it may write into them."""
-    values = tuple(value.copy() if isinstance(value, np.ndarray) else value for value in values)
-    result = getattr(module, function)(*values)
-    results = result if isinstance(result, tuple) else () if result is None else (result,)
-    named = {f"{function} output {i}": y for i, y in enumerate(results) if isinstance(y, np.ndarray)}
-    return named | {f"{function} argument {i}": v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
+def _conv2d(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], options: dict[str, Any]) -> Run:
+    def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
+        chosen = {"stride": 1, "padding": 0, "dilation": 1} | options
+        settings = {name: (n, n) if isinstance(n, int) and name != "groups" else n for name, n in chosen.items()}
+        x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in (x_shape, weight_shape, weight_shape[:1]))
+        y = module.forward(x, weight, bias=bias, **settings)
+        g = rng.standard_normal(y.shape).astype(dtype)
+        g_x = module.input_gradient(g, weight, x_shape[2:], **settings)
+        g_weight = module.weight_gradient(x, g, weight_shape[2:], **settings)
+        return {"forward": y, "input_gradient": g_x, "weight_gradient": g_weight}
+
+    return run
 
 
-def _conv2d(shape: tuple[int, ...], weight_shape: tuple[int, ...], options: dict[str, Any]) -> Callable:
-    def arguments(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        from tinygen.kernels.conv2d import output_size
-
-        pair = lambda value: (value, value) if isinstance(value, int) else value
-        stride, padding, dilation = (pair(options.get(k, v)) for k, v in (("stride", 1), ("padding", 0), ("dilation", 1)))
-        settings = (stride, padding, dilation, options.get("groups", 1))
-        out = output_size(shape[2:], weight_shape[2:], stride, padding, dilation)
-        x, weight, bias, g = (
-            rng.standard_normal(s).astype(dtype)
-            for s in (shape, weight_shape, weight_shape[:1], (shape[0], weight_shape[0], *out))
-        )
-        return {
-            "forward": (x, weight, *settings, bias),
-            "input_gradient": (g, weight, shape[2:], *settings),
-            "weight_gradient": (x, g, weight_shape[2:], *settings),
-        }
-
-    return arguments
-
-
-def _adam(weight_decay: float, decoupled: bool) -> Callable:
-    def arguments(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+def _adam(weight_decay: float, decoupled: bool) -> Run:
+    def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
         param, grad, mean, square = rng.standard_normal((4, 1000)).astype(dtype)
-        return {"adam_step": (param, grad, mean, square**2, 3, 1e-2, 0.9, 0.999, 1e-8, weight_decay, decoupled)}
+        square *= square
+        module.adam_step(param, grad, mean, square, 3, 1e-2, 0.9, 0.999, 1e-8, weight_decay, decoupled)
+        return {"param": param, "grad": grad, "exp_avg": mean, "exp_avg_sq": square}
 
-    return arguments
+    return run
 
 
 def _cases() -> Iterator[Case]:

@@ -118,7 +118,7 @@ def run_case(case: Case, seed: int = 0) -> Result:
     try:
         made = case.make(np.random.default_rng(seed))
         if isinstance(made, Agreement):
-            inputs = ", ".join(dict.fromkeys(name.partition(" ")[0] for name in made.reference))
+            inputs = ", ".join(made.reference)
             worst, message = _disagreement(made)
         else:
             fn, values = made
