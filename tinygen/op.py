@@ -118,7 +118,13 @@ class Op:
             self._promote(arrays)
         if options:  # weak, as NumPy scalars among the arguments are
             options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        result = self.forward(*arrays, **options)
+        try:
+            result = self.forward(*arrays, **options)
+        except ValueError as error:
+            if len(arrays) == 1 or not str(error).startswith("operands could not be broadcast"):
+                raise
+            shapes = " and ".join(str(np.shape(array)) for array in arrays)
+            raise ValueError(f"{self.name}: shapes {shapes} do not fit: from the last, axes must be equal or 1") from None
         if not tensors:
             return result[0] if self.residual else result
         y, residual = result if self.residual else (result, None)

@@ -137,6 +137,8 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     Targets of the logits' shape and a floating dtype are class probabilities. The gradient is softmax - onehot.
     Raises ValueError for other shapes, IndexError for a class out of range.
     """
+    if logits.ndim == 0:
+        raise ValueError("cross_entropy takes logits of shape (C,) or (N, C, ...), not a single number")
     axis = 0 if logits.ndim == 1 else 1
     classes = logits.shape[axis]
     raw = array_of(targets)

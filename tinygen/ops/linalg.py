@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tinygen.backend import Array, module_of
 from tinygen.op import differentiable
 from tinygen.ops.shape import broadcast_to, expand_dims, reshape, squeeze, swapaxes
@@ -20,7 +22,7 @@ def matmul(a: Any, b: Any) -> Any:
 
     Gradients: g b^T and a^T g. Raises ValueError where the inner lengths differ.
     """
-    a, b = (x if hasattr(x, "ndim") else array_of(x) for x in (a, b))
+    a, b = (x if hasattr(x, "ndim") else np.asarray(array_of(x)) for x in (a, b))
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError("matmul needs at least one axis on each side: use * for a scalar")
     inner = (a.shape[-1], b.shape[-2] if b.ndim > 1 else b.shape[0])

@@ -88,11 +88,8 @@ def concatenate(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays of one shape joined along a new axis."""
-    return concatenate([expand_dims(_at_least_array(a), axis) for a in arrays], axis)
-
-
-def _at_least_array(x: Any) -> Any:
-    return x if isinstance(x, Tensor) or is_array(x) else np.asarray(array_of(x))
+    arrays = [a if isinstance(a, Tensor) or is_array(a) else array_of([a])[0] for a in arrays]
+    return concatenate([expand_dims(a, axis) for a in arrays], axis)
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
