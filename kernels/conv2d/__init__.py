@@ -5,10 +5,11 @@ Arrays are NumPy's or CuPy's, float32 or float64, in PyTorch's layout. `referenc
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from ..runtime import implementation
-from . import geometry
+from . import dense, geometry
 from .geometry import Pair, output_size
 
 __all__ = ["forward", "input_gradient", "output_size", "weight_gradient"]
@@ -35,7 +36,7 @@ def forward(
     geometry.check_images("input", x.shape, weight.shape[1] * groups)
     geometry.output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     geometry.check_bias(bias, x.dtype, weight.shape[0])
-    return implementation(__name__, x).forward(x, weight, stride, padding, dilation, groups, bias)
+    return _chosen(x, x.shape[2:], weight.shape[2:], padding).forward(x, weight, stride, padding, dilation, groups, bias)
 
 
 def input_gradient(
@@ -57,7 +58,8 @@ def input_gradient(
     geometry.check_images("output gradient", g.shape, weight.shape[0])
     geometry.check_gradient(g.shape, size, weight.shape[2:], stride, padding, dilation)
     geometry.check_bias(bias, g.dtype, weight.shape[1] * groups)
-    return implementation(__name__, g).input_gradient(g, weight, tuple(size), stride, padding, dilation, groups, bias)
+    size = tuple(size)
+    return _chosen(g, size, weight.shape[2:], padding).input_gradient(g, weight, size, stride, padding, dilation, groups, bias)
 
 
 def weight_gradient(
@@ -76,4 +78,11 @@ def weight_gradient(
     geometry.check_dtypes(x, g)
     geometry.check_pairing(x.shape, g.shape, groups)
     geometry.check_gradient(g.shape, x.shape[2:], kernel_size, stride, padding, dilation)
-    return implementation(__name__, x).weight_gradient(x, g, tuple(kernel_size), stride, padding, dilation, groups)
+    kernel_size = tuple(kernel_size)
+    chosen = _chosen(x, x.shape[2:], kernel_size, padding)
+    return chosen.weight_gradient(x, g, kernel_size, stride, padding, dilation, groups)
+
+
+def _chosen(array: Array, size: Pair, kernel_size: Pair, padding: Pair) -> ModuleType:
+    """The implementation for arrays of this type, or `dense` where the kernel covers the image."""
+    return dense if size == kernel_size and padding == (0, 0) else implementation(__name__, array)

@@ -9,13 +9,14 @@ copies by the output gradient. No im2col matrix, no BLAS, and the sums run in th
 from __future__ import annotations
 
 import threading
+from math import prod
 
 import numpy as np
 from numba import get_num_threads, get_thread_id, prange
 
 from ..runtime import jit, pjit
 from .geometry import Pair, output_size
-from .layout import backward_axis, forward_axis, images_in_block, layout
+from .layout import Window, backward_axis, forward_axis, layout
 from .microkernel import (
     COLUMNS,
     DOTS,
@@ -53,10 +54,10 @@ def forward(
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     outs, channels, *kernel_size = weight.shape
-    size = output_size(x.shape[2:], tuple(kernel_size), stride, padding, dilation)
-    axes = [forward_axis(*a) for a in zip(x.shape[2:], size, kernel_size, stride, padding, dilation)]
-    taps = kernel_size[0] * kernel_size[1]
-    return _run(x, weight, axes, (len(x), outs, *size), groups, channels * taps, taps, bias)
+    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    size = output_size(x.shape[2:], kernel_size, stride, padding, dilation)
+    window = Window(x.shape[2:], size, kernel_size, stride, padding, dilation)
+    return _run(x, weight, forward_axis, window, (len(x), outs, *size), groups, channels * taps, taps, bias)
 
 
 def input_gradient(
@@ -71,9 +72,9 @@ def input_gradient(
 ) -> np.ndarray:
     """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
     channels, *kernel_size = weight.shape[1:]
-    axes = [backward_axis(*a) for a in zip(size, g.shape[2:], kernel_size, stride, padding, dilation)]
-    taps = kernel_size[0] * kernel_size[1]
-    return _run(g, weight, axes, (len(g), channels * groups, *size), groups, taps, channels * taps, bias)
+    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    window = Window(size, g.shape[2:], kernel_size, stride, padding, dilation)
+    return _run(g, weight, backward_axis, window, (len(g), channels * groups, *size), groups, taps, channels * taps, bias)
 
 
 def weight_gradient(
@@ -90,43 +91,47 @@ def weight_gradient(
     gradient = np.zeros((outs, channels * taps), x.dtype)
     if len(x) and gradient.size:
         x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
-        axes = [forward_axis(*a) for a in zip(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)]
-        plan = layout(*axes, images_in_block(*axes, len(x), LONG_BLOCK_PIXELS, 1), groups, channels, taps, VECTOR_BYTES)
+        window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)
+        plan = layout(forward_axis, window, len(x), LONG_BLOCK_PIXELS, 1, groups, channels, taps, VECTOR_BYTES)
         lanes = VECTOR_BYTES // x.itemsize
         rows, width = outs + DOTS - 1, -(-g.shape[2] * plan.line // lanes) * lanes  # the last tile may read past the last row
-        images, gradients = _buffers(x.dtype, -(-len(x) // plan.images), plan.size, rows * width)
-        _correlate(get_num_threads(), x, g, plan, groups, images, gradients.reshape(-1, rows, width), gradient)
+        blocks = -(-len(x) // plan.images)
+        images, gradients = _buffers(x.dtype, (blocks, plan.size), (blocks, rows, width))
+        _correlate(get_num_threads(), x, g, plan, groups, images, gradients, gradient)
     return gradient.reshape(outs, channels, *kernel_size)
 
 
-def _run(x, weight, axes, shape, groups, row_step, term_step, bias):
-    """The convolution along `axes`; steps are those from one output channel's weights to the next and from one input's."""
+def _run(x, weight, axis, window, shape, groups, row_step, term_step, bias):
+    """The convolution along axes made by `axis`; a step leads from one output (or input) channel's weights to the next's."""
     out = np.empty(shape, x.dtype)
     if out.size:
         x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
         bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
         lanes = VECTOR_BYTES // x.itemsize
-        images = images_in_block(*axes, len(x), BLOCK_PIXELS, COLUMNS * lanes)
-        plan = layout(*axes, images, groups, x.shape[1] // groups, term_step, VECTOR_BYTES)
-        columns = ROWS * (plan.plane + lanes)
-        images, tiles = _buffers(x.dtype, get_num_threads(), plan.size, plan.step_w * columns)
-        tiles = tiles.reshape(-1, plan.step_w, columns)
-        panels = np.empty(weight.size, x.dtype)
-        _convolve(get_num_threads(), x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
+        plan = layout(
+            axis, window, len(x), BLOCK_PIXELS, COLUMNS * lanes, groups, x.shape[1] // groups, term_step, VECTOR_BYTES
+        )
+        threads = get_num_threads()
+        tile = (threads, plan.step_w, ROWS * (plan.plane + lanes))
+        panels, images, tiles = _buffers(x.dtype, (weight.size,), (threads, plan.size), tile)
+        _convolve(threads, x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
     return out
 
 
-def _buffers(dtype: np.dtype, rows: int, *widths: int) -> list[np.ndarray]:
-    """Uninitialized (rows, width) arrays, one for each width, in memory that this thread's next call uses again.
+def _buffers(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Uninitialized arrays, in memory that this thread's next call uses again.
 
     Fresh memory of this size costs more than filling it, since the system maps and clears every page.
     """
-    size = rows * sum(widths)
+    sizes = [prod(shape) for shape in shapes]
     held = getattr(_pool, "memory", None)
-    if held is None or held.nbytes < size * dtype.itemsize:
-        held = _pool.memory = np.empty(size * dtype.itemsize, np.uint8)
-    flat = held[: size * dtype.itemsize].view(dtype)
-    return [part.reshape(rows, -1) for part in np.split(flat, rows * np.cumsum(widths)[:-1])]
+    if held is None or held.nbytes < sum(sizes) * dtype.itemsize:
+        held = _pool.memory = np.empty(-(-sum(sizes) * dtype.itemsize // 8), np.float64)
+    flat, start, buffers = held.view(dtype), 0, []
+    for shape, size in zip(shapes, sizes):
+        buffers.append(flat[start : start + size].reshape(shape))
+        start += size
+    return buffers
 
 
 @pjit

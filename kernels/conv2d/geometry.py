@@ -32,7 +32,7 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
 
 def check_dtypes(a: Any, b: Any) -> None:
     """Raise TypeError unless both arrays are float32 or both are float64."""
-    if a.dtype != b.dtype or a.dtype.name not in ("float32", "float64"):
+    if a.dtype != b.dtype or a.dtype.char not in "fd":
         raise TypeError(f"conv2d takes two arrays of float32 or two of float64, got {a.dtype} and {b.dtype}: use astype")
 
 

@@ -6,18 +6,21 @@ convolution is a sum of shifted copies. The input gradient is the mirror image: 
 output h = i s + r collects g[i + shift] from the taps a for which r + p - a d = shift s.
 
 In two dimensions the rows of phase images that lie side by side (a few small ones make a block) follow each other in memory,
-with a gap of zeros after each image's row that serves as its right padding and the left padding of what comes next; rows of
-zeros after the last row serve the channel above and the one below. Then (row, image, column) + shift is one flat index plus one
-flat offset, and the inner loop knows nothing of edges, strides or dilations: it reads whole vectors, over the gaps too, and the
-results that belong to gaps are dropped.
+with rows of zeros above and below, and a gap of zeros after each image's row that serves as its right padding and as the left
+padding of what comes next. Then (row, image, column) + shift is one flat index plus one flat offset, and the inner loop knows
+nothing of edges, strides or dilations: it reads whole vectors, over the gaps too, and the results that belong to gaps are
+dropped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+
+from .geometry import Pair
 
 
 class Axis(NamedTuple):
@@ -25,8 +28,8 @@ class Axis(NamedTuple):
 
     kernel: int
     phases: int  # of the input
-    length: int  # of one phase
     lead: int  # zeros that are read before the first entry
+    extent: int  # entries that are read from the first one on
     pitch: int  # distance between the first entries of neighbours
     grids: tuple[tuple[int, int, tuple[tuple[int, int, int], ...]], ...]  # (first output, count, ((tap, phase, shift), ...))
 
@@ -35,7 +38,7 @@ def forward_axis(size: int, out: int, kernel: int, stride: int, padding: int, di
     """The axis for y from x: one grid of outputs, x in `stride` phases."""
     starts = [a * dilation - padding for a in range(kernel)]
     taps = tuple((a, start % stride, start // stride) for a, start in enumerate(starts))
-    return _axis(kernel, stride, -(-size // stride), [(0, out, taps)])
+    return _axis(kernel, stride, size, ((0, out, taps),))
 
 
 def backward_axis(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
@@ -45,14 +48,19 @@ def backward_axis(size: int, out: int, kernel: int, stride: int, padding: int, d
         starts = [(a, r + padding - a * dilation) for a in range(kernel)]
         taps = tuple((a, 0, start // stride) for a, start in starts if start % stride == 0)
         grids.append((r, -(-(size - r) // stride), taps))
-    return _axis(kernel, 1, out, grids)
+    return _axis(kernel, 1, out, tuple(grids))
 
 
-def _axis(kernel: int, phases: int, length: int, grids: list) -> Axis:
-    shifts = [shift for _, _, taps in grids for _, _, shift in taps]
-    lead = max(0, -min(shifts, default=0))
-    reach = max(count + max([0, *(shift for _, _, shift in taps)]) for _, count, taps in grids)
-    return Axis(kernel, phases, length, lead, max(length + lead, reach), tuple(grids))
+def _axis(kernel: int, phases: int, size: int, grids: tuple) -> Axis:
+    leads, extents = [], []
+    for phase in range(phases):
+        reads = [(shift, shift + count) for _, count, taps in grids for _, p, shift in taps if p == phase]
+        leads.append(max([0] + [-first for first, _ in reads]))
+        extents.append(max([-(-(size - phase) // phases)] + [last for _, last in reads]))
+    # The zeros before an entry of a phase are those after the neighbour's last one.
+    spaced = [-(-(size - phase) // phases) + lead for phase, lead in enumerate(leads)]
+    extent = max(extents + [count for _, count, _ in grids])
+    return Axis(kernel, phases, max(leads), extent, max([extent] + spaced), grids)
 
 
 class Layout(NamedTuple):
@@ -63,34 +71,51 @@ class Layout(NamedTuple):
     phases_w: int
     step_h: int  # between the outputs of a grid
     step_w: int
-    rows: int  # of a plane, that is one phase of one channel of all images
     pitch: int  # elements from one image to the next
     line: int  # elements from one row to the next
-    plane: int  # elements from one plane to the next
+    plane: int  # elements from one plane, that is one phase of one channel of all images, to the next
     group: int  # elements from one group of channels to the next
-    start: int  # of the first plane in the buffer, behind the zeros that lead
+    start: int  # of the first row in each plane, behind the zeros that lead
     size: int  # of the buffer of a block
     grids: np.ndarray  # (grids, 6): range of its terms, first output row and column, rows and columns of outputs
     sources: np.ndarray  # (terms,): which weight a term takes, counted from the first weight of its output channel
     offsets: np.ndarray  # (terms + padding,): how far from the output's place in the buffer the term's pixel lies
 
 
-def images_in_block(vertical: Axis, horizontal: Axis, count: int, pixels: int, tile: int) -> int:
-    """How many of `count` images, up to `pixels` pixels together, fill tiles of `tile` pixels best."""
-    most = max(1, min(count, pixels // (vertical.pitch * horizontal.pitch)))
-    rows = max(count for _, count, _ in vertical.grids)
-    return min(range(most, 0, -1), key=lambda n: -(-rows * n * horizontal.pitch // tile) * tile / n)
+class Window(NamedTuple):
+    """The numbers that say which taps meet which pixels, vertical and horizontal; `size` is that of x, `out` that of y."""
+
+    size: Pair
+    out: Pair
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
 
 
 @lru_cache(maxsize=256)
-def layout(vertical: Axis, horizontal: Axis, images: int, groups: int, channels: int, step: int, padding: int) -> Layout:
-    """The layout for blocks of `images` images with `groups` times `channels` channels.
+def layout(
+    axis: Callable[..., Axis],
+    window: Window,
+    count: int,
+    pixels: int,
+    tile: int,
+    groups: int,
+    channels: int,
+    step: int,
+    spare: int,
+) -> Layout:
+    """The layout of `count` images with `groups` times `channels` channels, along axes made by `axis`.
 
-    A term of the sum is an input channel of the group and a tap; `step` is the distance between the weights of neighbouring
-    input channels. `padding` elements may be read past the last one needed, of the offsets and of the buffer.
+    Small images are joined, up to `pixels` pixels together, to blocks that fill tiles of `tile` pixels best. A term of the sum
+    is an input channel of the group and a tap; `step` is the distance between the weights of neighbouring input channels.
+    `spare` elements may be read past the last one needed, of the offsets and of the buffer.
     """
+    vertical, horizontal = (axis(*numbers) for numbers in zip(*window))
+    images = _images_in_block(vertical, horizontal, count, pixels, tile)
     line = images * horizontal.pitch
-    plane = vertical.pitch * line
+    start = vertical.lead * line + horizontal.lead
+    plane = start + vertical.extent * line
     phases = (vertical.phases, horizontal.phases)
     each = np.arange(channels)[:, None]
     grids, sources, offsets, terms, last = [], [], [np.zeros(0, np.int64)], 0, 0
@@ -105,21 +130,25 @@ def layout(vertical: Axis, horizontal: Axis, images: int, groups: int, channels:
             grids.append((terms, terms + sources[-1].size, top, left, rows, columns))
             terms += sources[-1].size
             last = max(last, shifts.max(initial=0))
-    start = vertical.lead * line + horizontal.lead
     group = channels * phases[0] * phases[1] * plane
     return Layout(
         images,
         *phases,
         len(vertical.grids),
         len(horizontal.grids),
-        vertical.pitch,
         horizontal.pitch,
         line,
         plane,
         group,
         start,
-        int(start + groups * group + last + padding),
+        int(start + groups * group + last + spare),
         np.array(grids, np.int64),
         np.concatenate(sources),
-        np.concatenate([*offsets, np.zeros(padding, np.int64)]),
+        np.concatenate([*offsets, np.zeros(spare, np.int64)]),
     )
+
+
+def _images_in_block(vertical: Axis, horizontal: Axis, count: int, pixels: int, tile: int) -> int:
+    most = max(1, min(count, pixels // (vertical.extent * horizontal.pitch)))
+    rows = max(rows for _, rows, _ in vertical.grids)
+    return min(range(most, 0, -1), key=lambda n: -(-rows * n * horizontal.pitch // tile) * tile / n)
