@@ -186,7 +186,8 @@ class Op:
                 value = tuple([array.shape for array in arrays])
             elif kind == "y":
                 value = y
-                stamps.append(_stamp("its result", y, node))
+                # Not _stamp(..., node): a node that refers to itself would live until the garbage collector comes.
+                stamps.append(_stamp("its result", y, node.root) if node.root else ("its result", y, None, 0, None))
             elif kind == "shape":
                 value = getattr(arrays[key], "shape", ())
             elif kind == "dtype":
@@ -203,6 +204,8 @@ class Op:
     def check_unchanged(self, node: Node) -> None:
         """Raise RuntimeError if an array that this node's rules are about to read was changed since it was saved."""
         for name, array, storage, version, stamp in node.stamps:
+            if storage is None and stamp is None:
+                storage = node
             changed = storage is not None and storage.version != version
             if stamp is not None:
                 changed = changed or fingerprint(array) != stamp
