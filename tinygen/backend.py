@@ -61,10 +61,10 @@ def to_device(array: Array, device: str) -> Array:
 
     Raises ValueError for a device that has another name, RuntimeError where there is no CuPy or no GPU.
     """
-    kind, _, number = device.partition(":")
-    if kind == "cpu" and not number:
+    kind, colon, number = device.partition(":")
+    if device == "cpu":
         return array if module_of(array) is np else sys.modules["cupy"].asnumpy(array)
-    if kind != "cuda" or not (number.isdigit() or not number):
+    if kind != "cuda" or (colon and not number.isdigit()):
         raise ValueError(f"device {device!r} is unknown: expected 'cpu', 'cuda' or 'cuda:N'")
     cupy = load_cupy()
     with cupy.cuda.Device(int(number or 0)):
