@@ -63,9 +63,7 @@ def configured_numba() -> ModuleType:
     return numba
 
 
-def jit(
-    function: Callable | None = None, *, fastmath: Any = FASTMATH, cache: bool = True, **options: Any
-) -> Callable:
+def jit(function: Callable | None = None, *, fastmath: Any = FASTMATH, cache: bool = True, **options: Any) -> Callable:
     """Compile with Numba in nopython mode: no GIL, cached on disk, and no exception for a division by zero.
 
     Python's division check is a branch in every lane, so `error_model="numpy"` is what lets a loop with a division

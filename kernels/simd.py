@@ -15,7 +15,6 @@ Matrices are C-contiguous and wide enough: nothing here looks at bounds.
 import operator
 
 from llvmlite import ir
-
 from tinygen.kernels.runtime import configured_numba
 
 numba = configured_numba()
@@ -114,6 +113,7 @@ def fma(typing_context, x, y, z):
 
     return x(x, y, z), generate
 
+
 def _elementwise(operation, instruction):
     @extending.intrinsic
     def apply(typing_context, x, y):
@@ -123,6 +123,7 @@ def _elementwise(operation, instruction):
     def choose(x, y):
         if isinstance(x, Vector) and x == y:
             return lambda x, y: apply(x, y)
+
 
 for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
     _elementwise(_operation, _instruction)

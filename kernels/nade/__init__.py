@@ -2,14 +2,14 @@
 
 Arguments, the same in reference.py, cpu.py and cuda.py: x (B, D) of zeros and ones, W (D, H), V (D, H), b (D,), c (H,), all of
 one floating dtype. reference.py has the formulas. What makes it fast is that the hidden state changes only after a pixel that
-is 1: one vector of sigmoids serves all the pixels up to the next one.
+is 1: one vector of sigmoids serves the pixels up to the next one.
 """
 
 from ..runtime import implementation
 
 
 def forward(x, W, V, b, c):
-    """ln p(x) (B,) in nats, and the residual that `backward` takes. Raises ValueError unless x is binary and the shapes fit."""
+    """ln p(x) (B,) in nats, and the residual that `backward` takes. Raises ValueError unless x is binary and shapes fit."""
     _check(x, W, V, b, c)
     return implementation(__name__, W).forward(x, W, V, b, c)
 
@@ -40,7 +40,8 @@ def _check(x, W, V, b, c):
     D, H = W.shape
     if (x.shape[1:], V.shape, b.shape, c.shape) != ((D,), (D, H), (D,), (H,)):
         raise ValueError(
-            f"NADE takes x (B, D), W (D, H), V (D, H), b (D,), c (H,); got {x.shape}, {W.shape}, {V.shape}, {b.shape}, {c.shape}"
+            "NADE takes x (B, D), W (D, H), V (D, H), b (D,), c (H,); "
+            f"got {x.shape}, {W.shape}, {V.shape}, {b.shape}, {c.shape}"
         )
     if not ((x == 0) | (x == 1)).all():
         raise ValueError("NADE takes binary x: a value other than 0 and 1 was found; binarize the data first")
