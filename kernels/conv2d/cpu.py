@@ -37,7 +37,9 @@ _narrow_row = convolve_tile(1, 1)
 _dots = correlate_tile(DOTS, TAPS)
 
 BLOCK_PIXELS = 512  # smaller images are computed side by side, so that vectors are full
-LONG_BLOCK_PIXELS = 1024  # the same for the weight gradient, which wants long dot products whose rows stay in the first cache
+LONG_BLOCK_PIXELS = (
+    1536  # the same for the weight gradient, whose dot products are long, but whose rows stay in the first cache
+)
 SLICE_BYTES = 1 << 18  # of input that the weight gradient goes through again and again, from the second cache
 
 _pool = threading.local()

@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 
 
 def _pair(name: str, value: Size) -> Pair:
-    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
         raise ValueError(f"{name} {value!r} is neither an int nor a pair of ints (vertical, horizontal)")
     return pair
@@ -71,6 +71,8 @@ def conv_transpose2d(
     Raises ValueError for shapes that do not fit, and unless 0 <= output_padding < stride.
     """
     _check_images("conv_transpose2d", x)
+    if np.ndim(array_of(weight)) != 4:
+        raise ValueError(f"conv_transpose2d weight must be (in, out / groups, kernel_h, kernel_w), got shape {weight.shape}")
     settings = _settings(stride, padding, dilation, groups)
     extra = _pair("output_padding", output_padding)
     if any(not 0 <= e < s for e, s in zip(extra, settings["stride"])):
@@ -81,6 +83,8 @@ def conv_transpose2d(
             x.shape[2:], weight.shape[2:], extra, settings["stride"], settings["padding"], settings["dilation"]
         )
     )
+    if min(size) < 1:
+        raise ValueError(f"conv_transpose2d of {tuple(x.shape[2:])} gives an image of {size}: use less padding")
     return _conv_transpose2d(x, weight, 0.0 if bias is None else bias, size=size, **settings)
 
 
