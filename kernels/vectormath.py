@@ -66,7 +66,7 @@ def _family(real: type, integer: type, ln2: tuple, Q: tuple, R: tuple) -> dict:
     log2_e, largest = real(np.log2(np.e)), finfo.max
     # Adding 1.5 * 2^mantissa pushes the fraction out: the low bits then hold round(x), with no conversion.
     rounder = real(1.5 * 2.0**finfo.nmant)
-    rounder_bits, sqrt_half_bits, one_bits = (v.view(integer) for v in (rounder, real(np.sqrt(0.5)), one))
+    rounder_bits, sqrt_half_bits = (v.view(integer) for v in (rounder, real(np.sqrt(0.5))))
     underflow, overflow = real((finfo.minexp - finfo.nmant - 2) / log2_e), real((finfo.maxexp + 1) / log2_e)
     to_zero, to_infinity = real((finfo.minexp - 1) / log2_e), real(finfo.maxexp / log2_e)
 
