@@ -49,6 +49,23 @@ def _conv2d(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], options: di
     return run
 
 
+def _nade(batch: int, dimensions: int, hidden: int, layout: str = "C") -> Run:
+    def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
+        def draw(*shape: int) -> np.ndarray:
+            return np.array(rng.standard_normal(shape), dtype, order=layout)
+
+        x = np.array(rng.integers(0, 2, (batch, dimensions)), dtype, order=layout)
+        uniforms = np.array(rng.random((batch, dimensions)), dtype, order=layout)
+        W, V, b, c, g = draw(dimensions, hidden), draw(dimensions, hidden), draw(dimensions), draw(hidden), draw(batch)
+        log_prob, residual = module.forward(x, W, V, b, c)
+        gradients = dict(zip(("gW", "gV", "gb", "gc"), module.backward(g, residual, x, W, V)))
+        outputs = {"log_prob": log_prob, **gradients, "conditionals": module.conditionals(x, W, V, b, c)}
+        outputs["complete"] = module.complete(x, dimensions // 3, uniforms, W, V, b, c)
+        return outputs | {"sample": module.sample(uniforms, W, V, b, c)}
+
+    return run
+
+
 def _adam(weight_decay: float, decoupled: bool) -> Run:
     def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
         param, grad, mean, square = rng.standard_normal((4, 1000)).astype(dtype)
@@ -63,6 +80,10 @@ def _cases() -> Iterator[Case]:
     for variant, (x, weight, options) in CONVOLUTIONS.items():
         yield from agreement("conv2d", _conv2d(x, weight, options), variant.strip("[]"))
     yield from agreement("conv2d", _conv2d((4, 16, 20, 20), (32, 16, 3, 3), {"padding": 1}), "large")
+    yield from agreement("nade", _nade(5, 12, 7))
+    yield from agreement("nade", _nade(1, 17, 1), "one example, one hidden unit")
+    yield from agreement("nade", _nade(5, 12, 7, "F"), "Fortran-ordered")
+    yield from agreement("nade", _nade(33, 100, 70), "large")
     yield from agreement("adam", _adam(0.0, False))
     yield from agreement("adam", _adam(0.1, False), "weight decay")
     yield from agreement("adam", _adam(0.1, True), "decoupled")
