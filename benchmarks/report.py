@@ -38,7 +38,7 @@ def case_record(
     and the fraction floor / median (1: as fast as the machine's ceilings allow).
     """
     ours = next(side.name for side in case.sides if side.role == "ours")
-    floor = case.work.floor(ceilings)
+    floor = float(case.work.floor(ceilings))
     sides = []
     for side in case.sides:
         seconds = spread(samples[side.name])
@@ -65,7 +65,12 @@ def case_record(
 
 
 def _work_record(work: Work) -> dict[str, Any]:
-    return asdict(work) | {"transcendentals": dict(work.transcendentals)}
+    return {
+        "flops": float(work.flops),
+        "bytes": float(work.bytes),
+        "transcendentals": {function: float(count) for function, count in work.transcendentals.items()},
+        "dtype": work.dtype,
+    }
 
 
 def print_machine(machine: dict[str, Any], ceilings: Ceilings, console: Any) -> None:
