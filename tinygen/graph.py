@@ -112,9 +112,10 @@ def backpropagate(
     for root, start in zip(roots, starts):
         pending.send(root, start, False)
     while pending.queue:
-        node, g, owned = pending.youngest()
+        node = heappop(pending.queue)[1]  # the youngest
+        g, owned = pending.sums.pop(node)
         if node in found or (inputs is None and node.op is None):
-            found[node] = g if owned else _own(g)
+            found[node] = g if owned else g.copy()  # rules may hand on views, or one array twice
         if node.op is not None and _apply_rules(node, g, pending, targets, wrap) and not retain:
             node.saved = None
             node.stamps = ()
@@ -144,17 +145,6 @@ class _Pending:
             held[0].__iadd__(share)
         else:
             self.sums[node] = (_total(held[0], share), is_array(share))
-
-    def youngest(self) -> tuple[Node, Any, bool]:
-        """Take out the youngest node: all its consumers have been visited."""
-        _, node = heappop(self.queue)
-        return node, *self.sums.pop(node)
-
-
-def _own(g: Any) -> Any:
-    """`g` in memory of its own: rules may hand on views, or one array twice."""
-    return g.copy() if hasattr(g, "copy") else np.array(g)
-
 
 def _total(a: Any, b: Any) -> Any:
     """a + b, as an array also where NumPy turns 0-d results into scalars."""
@@ -199,7 +189,7 @@ def _apply_rules(node: Node, g: Any, pending: _Pending, targets: set[Node] | Non
         for k, share in ((i, result),) if i is not None else enumerate(result):
             if share is None or not needs[k]:
                 continue
-            if isinstance(share, np.generic):
+            if share.__class__ is not np.ndarray and isinstance(share, np.generic):
                 share = np.asarray(share)  # NumPy turns 0-d results into scalars
             if anomaly.active:
                 anomaly.check_backward(op.name, node.line, g, share)

@@ -28,9 +28,9 @@ def fingerprint(array: Array) -> int:
 
     A change of one word always shows; any other, two exchanged words included, is missed with probability 2^-31 at most.
     """
-    xp = module_of(array)
-    if xp is np and array.nbytes <= 8192:
+    if array.__class__ is np.ndarray and array.nbytes <= 8192:
         return hash(array.tobytes())
+    xp = module_of(array)
     flat = xp.ascontiguousarray(array).reshape(-1).view(np.uint8)
     whole = flat.size // 8
     words = flat[: whole * 8].view(np.uint64)
@@ -47,6 +47,6 @@ def fingerprint(array: Array) -> int:
 
 def owner(array: Array) -> Array:
     """The array that owns the memory `array` is a view of."""
-    while is_array(array.base):
-        array = array.base
+    while (base := array.base) is not None and is_array(base):
+        array = base
     return array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import update_wrapper
 from operator import itemgetter
 from typing import Any
@@ -121,10 +121,7 @@ class Op:
         try:
             result = self.forward(*arrays, **options)
         except ValueError as error:
-            if len(arrays) == 1 or not str(error).startswith("operands could not be broadcast"):
-                raise
-            shapes = " and ".join(str(np.shape(array)) for array in arrays)
-            raise ValueError(f"{self.name}: shapes {shapes} do not fit: from the last, axes must be equal or 1") from None
+            raise self._explained(error, arrays) from None
         if not tensors:
             return result[0] if self.residual else result
         y, residual = result if self.residual else (result, None)
@@ -132,16 +129,7 @@ class Op:
             y = np.asarray(y)  # NumPy turns 0-d results into scalars
         if anomaly.active:
             anomaly.check_forward(self.name, [*arrays, *options.values()], y)
-        # Whether a reshape or an index made a view or a copy shows only here.
-        root = _parent_of_view(y, arrays, parents) if mask and (y.base is not None or y is arrays[0]) else None
-        if not mask or not mode.recording or y.dtype.kind not in "fc":
-            if root is not None:
-                root.expose(y)  # a view without a node cannot tell when its `.data` is taken
-            return Tensor._wrap(y)
-        node = Node((y.shape, y.dtype), self, tuple(parents))
-        node.root = root and root.storage()
-        self._save(node, mask, arrays, y, residual, options)
-        return Tensor._wrap(y, node)
+        return Tensor._wrap(y, self._record(mask, parents, arrays, y, residual, options) if mask else None)
 
     def _sort_out(self, inputs: tuple, options: dict[str, Any]) -> tuple:
         """Move options that were given by position from `inputs` to `options`; TypeError unless the arguments fit."""
@@ -166,15 +154,41 @@ class Op:
                 if arrays[i].dtype.kind in "iub":
                     arrays[i] = arrays[i].astype(common)
 
-    def _save(self, node: Node, mask: int, arrays: list, y: Array, residual: Any, options: dict) -> None:
-        """Keep in `node` what its rules will ask for, and what tells whether it was changed by then."""
-        parents = node.parents
+    def _explained(self, error: ValueError, arrays: list[Any]) -> ValueError:
+        """The same error, or where NumPy could not broadcast, one that names the op and its arguments' shapes."""
+        if len(arrays) == 1 or not str(error).startswith("operands could not be broadcast"):
+            return error
+        shapes = " and ".join(str(np.shape(array)) for array in arrays)
+        return ValueError(f"{self.name}: shapes {shapes} do not fit: from the last, axes must be equal or 1")
+
+    def _record(self, mask: int, parents: list, arrays: list, y: Array, residual: Any, options: dict) -> Node | None:
+        """The node of the result `y`, if it can have one; `mask` has a bit set for each argument that has a node."""
+        root = None
+        if y.base is not None or y is arrays[0]:  # whether a reshape or an index made a view or a copy shows only here
+            root = next((p for p, array in zip(parents, arrays) if p is not None and owner(y) is owner(array)), None)
+        dtype = y.dtype
+        if not mode.recording or dtype.kind not in "fc":
+            if root is not None:
+                root.expose(y)  # a view without a node cannot tell when its `.data` is taken
+            return None
+        node = Node((y.shape, dtype), self, tuple(parents))
+        if root is not None:
+            node.root = root.storage()
         plan = self.plans.get((mask, len(arrays)))
         if plan is None:
             plan = self.plans[mask, len(arrays)] = _Plan(self, mask, len(arrays))
         node.plan = plan
+        if plan.slots:
+            self._save(node, arrays, y, residual, options)
+        if anomaly.active:
+            node.line = anomaly.calling_line()
+        return node
+
+    def _save(self, node: Node, arrays: list, y: Array, residual: Any, options: dict) -> None:
+        """Keep in `node` what its rules will ask for, and what tells whether it was changed by then."""
+        parents = node.parents
         saved, stamps = [], []
-        for kind, key in plan.slots:
+        for kind, key in node.plan.slots:
             if kind == "argument":
                 value = arrays[key]
                 if parents[key] is not None or is_array(value):
@@ -198,8 +212,6 @@ class Op:
                 value = options[key] if key in options else self.defaults[key]
             saved.append(value)
         node.saved, node.stamps = saved, stamps
-        if anomaly.active:
-            node.line = anomaly.calling_line()
 
     def check_unchanged(self, node: Node) -> None:
         """Raise RuntimeError if an array that this node's rules are about to read was changed since it was saved."""
@@ -216,11 +228,6 @@ class Op:
                     f"{self.name}: {name}, of shape {array.shape}, was changed in place after the forward pass, "
                     "and its gradient needs the old value: write to a copy, or after backward()"
                 )
-
-
-def _parent_of_view(y: Array, arrays: list, parents: Sequence[Node | None]) -> Node | None:
-    """The argument whose memory `y` looks into, if there is one."""
-    return next((p for p, array in zip(parents, arrays) if p is not None and owner(y) is owner(array)), None)
 
 
 def _stamp(name: str, array: Array, node: Node | None) -> tuple:
