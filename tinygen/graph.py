@@ -146,6 +146,7 @@ class _Pending:
         else:
             self.sums[node] = (_total(held[0], share), is_array(share))
 
+
 def _total(a: Any, b: Any) -> Any:
     """a + b, as an array also where NumPy turns 0-d results into scalars."""
     total = a + b
