@@ -17,7 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments; the names of the benchmarks are the positional ones."""
-    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare tinygen with PyTorch.")
+    arguments = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Compare tinygen with PyTorch.", allow_abbrev=False
+    )
     arguments.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
     arguments.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     arguments.add_argument("--repeats", type=int, default=15, help="samples of each side (default: 15)")
@@ -84,12 +86,14 @@ def _run(
     repeats, pause = (1, 0.0) if options.quick else (options.repeats, measure.PAUSE)
     started = datetime.now(UTC)
     for case in benchmark.cases(options.quick):
-        errors, complaints = agreement.disagreements(case)
+        with console.status(f"{case.name}: do all sides agree?"):
+            errors, complaints = agreement.disagreements(case)
         if complaints:
             agreed = False
             print("\n".join(f"DISAGREEMENT {line}" for line in complaints), file=sys.stderr)
             continue
-        samples = measure.interleaved({side.name: side.run for side in case.sides}, repeats, pause)
+        with console.status(f"{case.name}: measuring {len(case.sides)} sides, {repeats} times each"):
+            samples = measure.interleaved({side.name: side.run for side in case.sides}, repeats, pause)
         records.append(report.case_record(case, errors, samples, ceilings))
         report.print_case(records[-1], console)
     if folder and agreed:
