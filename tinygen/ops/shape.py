@@ -166,6 +166,9 @@ def _scatter(g: Array, /, index: Any, shape: tuple[int, ...]) -> Array:
     out = xp.zeros(shape, dtype=g.dtype)
     if _is_basic(index):
         out[index] = g
+    elif is_array(index):  # whole rows, as of an embedding: NumPy adds numbers at flat places ten times faster than rows
+        places = xp.arange(out.size).reshape(shape)[index]
+        xp.add.at(out.reshape(-1), places.reshape(-1), g.reshape(-1))
     else:
         xp.add.at(out, index, g)
     return out
