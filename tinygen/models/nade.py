@@ -62,18 +62,19 @@ class NADE(Model):
             weight_decay=0.05,
             model={"hidden": 500, "order": "raster"},
         ),
-        # Section 6 of the paper (500 hidden units, fixed binarization); the optimizer is a later one.
+        # The paper's set-up on MNIST (500 hidden units, fixed binarization, one order for all) with a later optimizer. Order and
+        # weight decay were picked on the validation set.
         "paper": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=40,
+            epochs=80,
             batch_size=100,
             optimizer="adamw",
             lr=2e-3,
             schedule="cosine",
-            weight_decay=0.05,
+            weight_decay=0.08,
             target=88.33,
-            model={"hidden": 500, "order": "raster"},
+            model={"hidden": 500, "order": "column"},
         ),
     }
 
