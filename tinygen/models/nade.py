@@ -62,7 +62,7 @@ class NADE(Model):
             weight_decay=0.05,
             model={"hidden": 500, "order": "raster"},
         ),
-        # The paper's set-up on MNIST (500 hidden units, fixed binarization, one order for all) with a later optimizer. Order and
+        # The set-up of the paper (500 hidden units, fixed binarization, one order for all) with a later optimizer. Order and
         # weight decay were picked on the validation set.
         "paper": Recipe(
             data="binarized-mnist",
