@@ -76,11 +76,9 @@ def _einsum_gradients(g: Any, operands: tuple, subscripts: str, needs: tuple[boo
         known = set(output).union(*(t for t, _ in others))
         kept = "".join(c for c in term if c in known)
         share = _einsum(g, *(x for _, x in others), subscripts=",".join([output, *(t for t, _ in others)]) + "->" + kept)
-        if kept != term:
-            sizes = dict(zip(term, operands[k].shape))
-            missing = tuple(i for i, c in enumerate(term) if c not in known)
-            share = broadcast_to(expand_dims(share, missing), tuple(sizes[c] for c in term))
-        gradients[k] = share
+        share = expand_dims(share, tuple(i for i, c in enumerate(term) if c not in known)) if kept != term else share
+        shape = np.broadcast_shapes(share.shape, operands[k].shape)  # an axis of length 1 may have met a longer one
+        gradients[k] = share if share.shape == shape else broadcast_to(share, shape)
     return tuple(gradients)
 
 
