@@ -96,6 +96,11 @@ def pjit(function: Callable) -> Callable:
     return kernel
 
 
+def share(work: int) -> int:
+    """Return how much of `work` falls to each thread, rounded up; at least 1."""
+    return max(1, -(-work // configured_numba().get_num_threads()))
+
+
 @contextlib.contextmanager
 def _cache_folder() -> Iterator[None]:
     """Point Numba's cache at a folder named after the modules that kernels inline.

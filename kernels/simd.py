@@ -1,51 +1,47 @@
-"""Vectors as values in Numba kernels, for the few loops that must keep several of them in registers.
+"""Vectors as values in Numba kernels, for the loops that must keep one in registers while they walk over rows.
 
-Numba's own loops vectorize along one row at a time: what a loop over rows accumulates goes through memory on each row,
-behind a check that no two rows overlap. With the functions below a kernel says which vectors live across its loop:
+Numba vectorizes along a row: what a loop over rows accumulates goes through memory on every row, behind a check that no
+two rows overlap. With these functions a kernel says itself which vector lives across its loop:
 
-    total = load(y, k, j)                            # y[k, j : j + LANES]
+    total = load(y, 0, j)                                  # y[0, j : j + lanes(y)]
     for i in range(rows):
-        total = fma(splat(x[i], total), load(v, i, j), total)
-    store(y, k, j, total)
+        total = fma(splat(element(x, 0, i)), load(v, i, j), total)
+    store(y, 0, j, total)
 
-A vector has as many lanes as a 64-byte cache line holds elements. LLVM splits it where registers are narrower.
-Matrices are C-contiguous and wide enough: nothing here looks at bounds.
+A vector fills four of the processor's registers, which hides the latency of its arithmetic. The matrices must be
+C-contiguous and every index in range and not negative: nothing is checked, and Python's negative indices do not hold.
 """
 
 import operator
+from typing import Any
 
+import llvmlite.binding
 from llvmlite import ir
-from tinygen.kernels.runtime import configured_numba
+
+from .runtime import configured_numba
 
 numba = configured_numba()
 types, extending = numba.types, numba.extending
 
-LINE = 64  # bytes
+VECTOR = 256 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 128  # bytes: four registers
 
 
 class Vector(types.Type):
-    """The Numba type of a vector of floating-point numbers that fills a cache line."""
+    """The type of a vector of floating-point numbers, in Numba's type system."""
 
     def __init__(self, dtype: types.Float) -> None:
-        self.dtype, self.lanes = dtype, LINE * 8 // dtype.bitwidth
+        self.dtype, self.lanes = dtype, VECTOR * 8 // dtype.bitwidth
         super().__init__(name=f"Vector({dtype} x {self.lanes})")
 
 
 @extending.register_model(Vector)
 class _VectorModel(extending.models.PrimitiveModel):
-    def __init__(self, manager, vector):
-        element = manager[vector.dtype].get_value_type()
-        super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
-
-
-def _pointer(context, builder, matrix_type, matrix, i, j):
-    array = numba.np.arrayobj.make_array(matrix_type)(context, builder, matrix)
-    width = builder.extract_value(array.shape, 1)
-    return builder.gep(builder.gep(array.data, [builder.mul(i, width)]), [j])
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), vector.lanes))
 
 
 def lanes(matrix):
-    """Return the number of a matrix's elements that fill a vector, a constant to the compiler."""
+    """Return how many of a matrix's elements fill a vector: a constant to the compiler."""
 
 
 @extending.overload(lanes, inline="always")
@@ -54,26 +50,41 @@ def _lanes(matrix):
     return lambda matrix: count
 
 
+def _address(context, builder, kind, matrix, i, j, target):
+    array = numba.np.arrayobj.make_array(kind)(context, builder, matrix)
+    row = builder.gep(array.data, [builder.mul(i, builder.extract_value(array.shape, 1))])
+    return builder.bitcast(builder.gep(row, [j]), context.get_value_type(target).as_pointer())
+
+
+@extending.intrinsic
+def element(typing_context, matrix, i, j):
+    """Return the number matrix[i, j]."""
+
+    def generate(context, builder, _, arguments):
+        return builder.load(_address(context, builder, matrix, *arguments, matrix.dtype))
+
+    return matrix.dtype(matrix, types.intp, types.intp), generate
+
+
 @extending.intrinsic
 def load(typing_context, matrix, i, j):
-    """Return the vector `matrix[i, j : j + lanes]`."""
+    """Return the vector matrix[i, j : j + lanes]."""
+    vector = Vector(matrix.dtype)
 
-    def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, matrix, *arguments)
-        pointer = builder.bitcast(pointer, context.get_value_type(signature.return_type).as_pointer())
-        return builder.load(pointer, align=matrix.dtype.bitwidth // 8)
+    def generate(context, builder, _, arguments):
+        address = _address(context, builder, matrix, *arguments, vector)
+        return builder.load(address, align=matrix.dtype.bitwidth // 8)
 
-    return Vector(matrix.dtype)(matrix, types.intp, types.intp), generate
+    return vector(matrix, types.intp, types.intp), generate
 
 
 @extending.intrinsic
 def store(typing_context, matrix, i, j, vector):
-    """Assign a vector to `matrix[i, j : j + lanes]`."""
+    """Assign a vector to matrix[i, j : j + lanes]."""
 
-    def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, matrix, *arguments[:3])
-        pointer = builder.bitcast(pointer, arguments[3].type.as_pointer())
-        builder.store(arguments[3], pointer, align=matrix.dtype.bitwidth // 8)
+    def generate(context, builder, _, arguments):
+        address = _address(context, builder, matrix, *arguments[:3], vector)
+        builder.store(arguments[3], address, align=matrix.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(matrix, types.intp, types.intp, vector), generate
@@ -81,49 +92,38 @@ def store(typing_context, matrix, i, j, vector):
 
 @extending.intrinsic
 def splat(typing_context, x):
-    """Return a vector whose every lane is the number x."""
+    """Return the vector whose every lane is the number x."""
+    vector, index = Vector(x), ir.IntType(32)
 
-    def generate(context, builder, signature, arguments):
-        vector = context.get_value_type(signature.return_type)
-        index = ir.IntType(32)
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), arguments[0], index(0))
-        zeros = ir.Constant(ir.VectorType(index, vector.count), [0] * vector.count)
-        return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+    def generate(context, builder, _, arguments):
+        undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
+        first = builder.insert_element(undefined, arguments[0], index(0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(index, vector.lanes), None))
 
-    return Vector(x)(x), generate
-
-
-@extending.intrinsic
-def element(typing_context, matrix, i, j):
-    """Return the number `matrix[i, j]`, where i and j are not negative."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(context, builder, matrix, *arguments))
-
-    return matrix.dtype(matrix, types.intp, types.intp), generate
+    return vector(x), generate
 
 
 @extending.intrinsic
 def fma(typing_context, x, y, z):
-    """Return x * y + z, rounded once where the processor can."""
+    """Return x * y + z, rounded once where the processor has the instruction."""
 
-    def generate(context, builder, signature, arguments):
-        product = builder.fmul(arguments[0], arguments[1], flags=["contract"])
+    def generate(context, builder, _, arguments):
+        product = builder.fmul(*arguments[:2], flags=["contract"])
         return builder.fadd(product, arguments[2], flags=["contract"])
 
     return x(x, y, z), generate
 
 
-def _elementwise(operation, instruction):
+def _operator(symbol, instruction):
     @extending.intrinsic
     def apply(typing_context, x, y):
         return x(x, y), lambda context, builder, _, values: getattr(builder, instruction)(*values)
 
-    @extending.overload(operation, inline="always")
+    @extending.overload(symbol, inline="always")
     def choose(x, y):
         if isinstance(x, Vector) and x == y:
             return lambda x, y: apply(x, y)
 
 
-for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
-    _elementwise(_operation, _instruction)
+for _symbol, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _operator(_symbol, _instruction)

@@ -17,7 +17,8 @@ ln(1 + f) = 2 artanh(s) = f - s (f - z R(z)). Q and R are Chebyshev fits on thos
 """
 
 import numpy as np
-from tinygen.kernels.runtime import configured_numba, jit
+
+from .runtime import configured_numba, jit
 
 numba = configured_numba()
 

@@ -1,15 +1,16 @@
-"""NADE in NumPy: the specification of the fused kernels, beside the paper (Larochelle and Murray 2011).
+"""NADE in NumPy, beside the paper: Larochelle and Murray, "The Neural Autoregressive Distribution Estimator", 2011.
 
-x is binary (B, D). Row i of W (D, H) is the paper's column W_{.,i}; V (D, H), b (D,), c (H,).
+Binary vectors x of D dimensions, H hidden units, and the parameters
 
-    a_1 = c,   a_{i+1} = a_i + x_i W_i                 what the hidden units have gathered before pixel i
-    h_i = sigmoid(a_i)
-    l_i = b_i + V_i . h_i                              the logit of p(x_i = 1 | x_<i)
-    ln p(x) = sum_i x_i l_i - ln(1 + e^{l_i})          in nats
+    W (D, H)    row i is the paper's column W_{.,i}
+    V (D, H)
+    b (D,)      output biases
+    c (H,)      hidden biases
 
-Everything is O(B D H). No array of shape (B, D, H) is ever made: the forward pass keeps the logits and the last a, and the
-backward pass undoes the additions one by one, a_i = a_{i+1} - x_i W_i. In float32 that leaves rounding errors of a few
-units in the last place of the largest |a|.
+Equations 1 and 2: p(x) = prod_i p(x_i | x_{<i}), where p(x_i = 1 | x_{<i}) = sigmoid(b_i + V_i . h_i) and
+h_i = sigmoid(c + sum_{j<i} x_j W_j). Everything rests on a_{i+1} = a_i + x_i W_i, whence O(D H) and not O(D^2 H).
+
+All arrays have one dtype, float32 or float64, and so have the results. Probabilities are in nats.
 """
 
 import numpy as np
@@ -17,57 +18,45 @@ import numpy as np
 Residual = tuple[np.ndarray, np.ndarray]
 
 
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-z) without overflow."""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e)
+def sigmoid(t: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-t), by e^-|t| so that nothing overflows."""
+    e = np.exp(-np.abs(t))
+    return np.where(t < 0, e, 1) / (1 + e)
 
 
-def _states(x: np.ndarray, W: np.ndarray, c: np.ndarray):
-    """Yield (i, h_i) for every pixel, then (D, a_{D+1})."""
-    a = np.repeat(c[None], len(x), axis=0)
-    for i in range(x.shape[1]):
-        yield i, sigmoid(a)
-        a += x[:, i, None] * W[i]
-    yield x.shape[1], a
+def softplus(t: np.ndarray) -> np.ndarray:
+    """ln(1 + e^t), by e^-|t| so that nothing overflows."""
+    return np.maximum(t, 0) + np.log1p(np.exp(-np.abs(t)))
 
 
 def forward(x: np.ndarray, W: np.ndarray, V: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, Residual]:
-    """ln p(x) (B,) in nats, and what `backward` needs: the logits (B, D) and the last a (B, H)."""
+    """Return ln p(x) (B,), and what `backward` needs: the logits (B, D) and the last a_{D+1} (B, H). Algorithm 1."""
+    a = np.tile(c, (len(x), 1))
     logits = np.empty_like(x)
-    for i, state in _states(x, W, c):
-        if i < x.shape[1]:
-            logits[:, i] = b[i] + state @ V[i]
-    softplus = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits)))
-    return (x * logits - softplus).sum(axis=1), (logits, state)
+    for i in range(len(W)):
+        logits[:, i] = b[i] + sigmoid(a) @ V[i]
+        a += x[:, i : i + 1] * W[i]
+    log_prob = (x * logits - softplus(logits)).sum(1)
+    return log_prob, (logits, a)
 
 
 def backward(
-    g: np.ndarray, residual: Residual, x: np.ndarray, W: np.ndarray, V: np.ndarray
+    g: np.ndarray, x: np.ndarray, W: np.ndarray, V: np.ndarray, residual: Residual
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of sum_k g_k ln p(x_k), for a cotangent g (B,), in W, V, b and c.
+    """Return the gradients of sum(g * log_prob) in W, V, b and c, for a cotangent g (B,). Algorithm 1, backwards.
 
-    With d_i = g (x_i - sigmoid(l_i)), the cotangent of the logit, and A_i the cotangent of a_i, from the last pixel back:
-
-        gb_i = sum_k d_i,   gV_i = sum_k d_i h_i
-        gW_i = sum_k x_i A_{i+1},   A_i = A_{i+1} + d_i V_i h_i (1 - h_i),   A_{D+1} = 0,   gc = sum_k A_1
+    No a_i was kept: going back, each is found by subtraction, a_i = a_{i+1} - x_i W_i.
     """
     logits, a = residual[0], residual[1].copy()
-    d = g[:, None] * (x - sigmoid(logits))
-    A = np.zeros_like(a)
-    gW, gV = np.empty_like(W), np.empty_like(V)
-    for i in reversed(range(x.shape[1])):
-        gW[i] = x[:, i] @ A
-        a -= x[:, i, None] * W[i]
+    g_logits = g[:, None] * (x - sigmoid(logits))
+    gW, gV, g_a = np.empty_like(W), np.empty_like(V), np.zeros_like(a)
+    for i in reversed(range(len(W))):
+        gW[i] = x[:, i] @ g_a
+        a -= x[:, i : i + 1] * W[i]
         h = sigmoid(a)
-        gV[i] = d[:, i] @ h
-        A += d[:, i, None] * V[i] * h * (1 - h)
-    return gW, gV, d.sum(axis=0), A.sum(axis=0)
-
-
-def conditionals(x: np.ndarray, W: np.ndarray, V: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The logits l (B, D) of p(x_i = 1 | x_<i)."""
-    return forward(x, W, V, b, c)[1][0]
+        gV[i] = g_logits[:, i] @ h
+        g_a += g_logits[:, i : i + 1] * V[i] * h * (1 - h)
+    return gW, gV, g_logits.sum(0), g_a.sum(0)
 
 
 def complete(
@@ -79,18 +68,10 @@ def complete(
     b: np.ndarray,
     c: np.ndarray,
 ) -> np.ndarray:
-    """x (n, D) with the pixels from `start` on drawn given those before: x_i = 1 where u_i < p(x_i = 1 | x_<i).
-
-    `uniforms` (n, D) are numbers in [0, 1); those before `start` are not looked at.
-    """
+    """Return x (n, D) with its pixels from `start` on drawn from their exact conditional, x_i = [u_i < p_i]."""
     x = x.copy()
     a = c + x[:, :start] @ W[:start]
-    for i in range(start, x.shape[1]):
+    for i in range(start, len(W)):
         x[:, i] = uniforms[:, i] < sigmoid(b[i] + sigmoid(a) @ V[i])
-        a += x[:, i, None] * W[i]
+        a += x[:, i : i + 1] * W[i]
     return x
-
-
-def sample(uniforms: np.ndarray, W: np.ndarray, V: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """One example for each row of `uniforms` (n, D), pixel after pixel."""
-    return complete(np.zeros_like(uniforms), 0, uniforms, W, V, b, c)
