@@ -115,6 +115,14 @@ def test_change_of_an_index_array():
     np.testing.assert_array_equal(x.grad, [6.0, 2, 3, 0, 1, 1])
 
 
+def test_change_of_a_list_of_widths():
+    x, widths = leaf(), [1, 2]
+    loss = (tg.pad(x, widths) * np.arange(9.0)).sum()
+    widths[0] = 0
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, np.arange(1.0, 7))
+
+
 def test_change_of_labels():
     labels, logits = np.array([0, 1]), Tensor(np.zeros((2, 2)), requires_grad=True)
     loss = tg.cross_entropy(logits, labels)

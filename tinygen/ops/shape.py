@@ -110,14 +110,14 @@ def _widths(pad_width: Any, ndim: int) -> tuple[tuple[int, int], ...]:
     return tuple((int(a), int(b)) for a, b in widths)
 
 
-def _crop(g: Any, pad_width: Any) -> Any:
-    return g[tuple(slice(a, n - b) for (a, b), n in zip(_widths(pad_width, g.ndim), g.shape))]
+@differentiable(x=lambda g, widths: g[tuple(slice(a, n - b) for (a, b), n in zip(widths, g.shape))])
+def _pad(x: Array, /, widths: tuple[tuple[int, int], ...], value: float) -> Array:
+    return module_of(x).pad(x, widths, constant_values=value)
 
 
-@differentiable(x=lambda g, pad_width: _crop(g, pad_width))
-def pad(x: Array, /, pad_width: Any, value: float = 0.0) -> Array:
+def pad(x: Any, pad_width: Any, value: float = 0.0) -> Any:
     """x with `pad_width` (as NumPy's: one int, one pair, or a pair for every axis) cells of `value` around it."""
-    return module_of(x).pad(x, _widths(pad_width, x.ndim), constant_values=value)
+    return _pad(x, _widths(pad_width, x.ndim), value)
 
 
 @differentiable(x=lambda g, axis: flip(g, axis))
