@@ -144,6 +144,22 @@ def test_max_pool2d_with_a_window_of_many_places():
     np.testing.assert_array_equal(tg.max_pool2d(x, 20)[..., 0, 0], x.max((2, 3)))
 
 
+def test_max_pool2d_of_infinite_gradients():
+    x = tg.Tensor([[[[1.0, 2.0], [0.0, 1.0]]]], requires_grad=True)
+    tg.max_pool2d(x, 2).backward(np.array([[[[np.inf]]]], np.float32))
+    np.testing.assert_array_equal(x.grad, [[[[0, np.inf], [0, 0]]]])
+
+
+def test_integers():
+    image = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 2)
+    enlarged = tg.interpolate(image, (1, 2))
+    assert enlarged.dtype == np.uint8
+    np.testing.assert_array_equal(enlarged, [[[[0, 0, 1, 1], [2, 2, 3, 3]]]])
+    for pool in (tg.max_pool2d, tg.avg_pool2d):
+        with pytest.raises(TypeError, match="uint8"):
+            pool(image, 2)
+
+
 X, W = np.zeros((2, 4, 5, 5)), np.zeros((6, 4, 3, 3))
 ERRORS = {
     "conv2d channels": (lambda: tg.conv2d(X, W[:, :3]), "4 channels, expected 3"),
