@@ -61,4 +61,6 @@ def _sample(run: Callable[[], object], calls: int) -> float:
 
 def _calls_per_sample(run: Callable[[], object]) -> int:
     run()  # compiles, fills caches
-    return max(1, math.ceil(LONG_ENOUGH / _sample(run, 3)))
+    if _sample(run, 1) >= LONG_ENOUGH:
+        return 1
+    return math.ceil(LONG_ENOUGH / _sample(run, 10))

@@ -145,8 +145,8 @@ def _torch_loss(logits: Callable, x: np.ndarray, arrays: dict[str, np.ndarray]) 
     def run() -> Results:
         for tensor in tensors:
             tensor.grad = None
-        bits = torch.nn.functional.binary_cross_entropy_with_logits(logits(target, *tensors), target, reduction="sum")
-        loss = bits / len(target)
+        nats = torch.nn.functional.binary_cross_entropy_with_logits(logits(target, *tensors), target, reduction="sum")
+        loss = nats / len(target)
         loss.backward()
         return _named(loss.item(), (tensor.grad for tensor in tensors))
 
