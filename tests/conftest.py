@@ -1,10 +1,24 @@
-"""What holds for every test: no connection to another machine."""
+"""What holds for every test: no connection to another machine; tests marked `gpu` only where there is a device."""
 
 import socket
 
 import pytest
 
+from tinygen.backend import load_cupy
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU, with the reason why there is none."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    try:
+        load_cupy()
+    except RuntimeError as error:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=str(error)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -102,7 +102,8 @@ def test_other_arrays_are_refused():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cuda(dtype):
-    cupy = pytest.importorskip("cupy", reason="needs CuPy and a CUDA device")
+    import cupy
+
     rng = np.random.default_rng(4)
     for size in SIZES:
         host = state_of(size, dtype, rng)

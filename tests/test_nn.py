@@ -374,7 +374,6 @@ def test_to_the_cpu_is_nothing_but_forgetting_gradients():
 
 @pytest.mark.gpu
 def test_to_the_gpu_and_back():
-    pytest.importorskip("cupy", reason="needs CuPy and a CUDA device")
     block = Block()
     before = block.state_dict()
     x = np.ones((2, 3), np.float32)

@@ -58,10 +58,9 @@ def _nade(batch: int, dimensions: int, hidden: int, layout: str = "C") -> Run:
         uniforms = np.array(rng.random((batch, dimensions)), dtype, order=layout)
         W, V, b, c, g = draw(dimensions, hidden), draw(dimensions, hidden), draw(dimensions), draw(hidden), draw(batch)
         log_prob, residual = module.forward(x, W, V, b, c)
-        gradients = dict(zip(("gW", "gV", "gb", "gc"), module.backward(g, residual, x, W, V)))
-        outputs = {"log_prob": log_prob, **gradients, "conditionals": module.conditionals(x, W, V, b, c)}
-        outputs["complete"] = module.complete(x, dimensions // 3, uniforms, W, V, b, c)
-        return outputs | {"sample": module.sample(uniforms, W, V, b, c)}
+        gradients = dict(zip(("gW", "gV", "gb", "gc"), module.backward(g, x, W, V, residual)))
+        completed = module.complete(x, dimensions // 3, uniforms, W, V, b, c)
+        return {"log_prob": log_prob, "logits": residual[0], **gradients, "complete": completed}
 
     return run
 

@@ -10,7 +10,7 @@ from tinygen.op import differentiable
 
 
 def _gradients(g: Array, x: Array, W: Array, V: Array, residual: Any) -> tuple:
-    return (None, *nade.backward(g, residual, x, W, V))
+    return (None, *nade.backward(g, x, W, V, residual))
 
 
 @differentiable(once=True, joint=_gradients)
