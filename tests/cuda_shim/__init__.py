@@ -35,9 +35,9 @@ from tinygen.kernels import runtime
 COMPILER = os.environ.get("CXX", "g++")
 WITHOUT_COMPILER = None if shutil.which(COMPILER) else f"needs a C++ compiler: {COMPILER} is not on the path"
 SANITIZE = "CUDA_SHIM_SANITIZE" in os.environ
-FLAGS = ["-std=c++20", "-O1", "-g", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
+FLAGS = ["-std=c++20", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
 HEADER = Path(__file__).with_name("cuda_shim.h")
-CHECKS = ["-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+CHECKS = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
@@ -185,7 +185,7 @@ def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     # The unnamed namespace gives templates internal linkage: their shared arrays could not be in one section otherwise.
     text = f'#include "{HEADER}"\nnamespace {{\n{code}\n}}\n{launchers}'
     target = _folder() / f"{len(list(_folder().iterdir()))}.so"
-    _compile(text, *FLAGS, *(CHECKS if SANITIZE else []), "-o", str(target))
+    _compile(text, *FLAGS, *(CHECKS if SANITIZE else ["-O1"]), "-o", str(target))
     return ctypes.CDLL(str(target))
 
 
