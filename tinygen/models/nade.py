@@ -57,10 +57,10 @@ class NADE(Model):
             epochs=60,
             batch_size=50,
             optimizer="adamw",
-            lr=2e-3,
+            lr=8e-3,
             schedule="cosine",
-            weight_decay=0.05,
-            model={"hidden": 500, "order": "raster"},
+            weight_decay=0.1,
+            model={"hidden": 500, "order": "column"},
         ),
         # The set-up of the paper (500 hidden units, fixed binarization, one order for all) with a later optimizer. Order and
         # weight decay were picked on the validation set.
