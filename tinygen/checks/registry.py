@@ -76,7 +76,8 @@ class Result:
 def cases() -> dict[str, Case]:
     """All cases by name, ops first."""
     found: dict[str, Case] = {}
-    for part in ("ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "models"):
+    parts = ("ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "recurrence", "models")
+    for part in parts:
         for case in importlib.import_module(f"tinygen.checks.{part}").CASES:
             if case.name in found or case.kind not in KINDS:
                 raise ValueError(f"case {case.name!r} of kind {case.kind!r}: expected a new name and one of {KINDS}")
