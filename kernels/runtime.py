@@ -96,6 +96,14 @@ def pjit(function: Callable) -> Callable:
     return kernel
 
 
+def plain(array: np.ndarray) -> np.ndarray:
+    """Return the array, or a copy of it where it is strided, misaligned, read-only or of a subclass.
+
+    Numba compiles a kernel anew for each of those kinds, for seconds at a time.
+    """
+    return np.require(array, requirements=("C", "A", "W", "E"))
+
+
 def share(work: int) -> int:
     """Return how much of `work` falls to each thread, rounded up; at least 1."""
     return max(1, -(-work // configured_numba().get_num_threads()))

@@ -1,216 +1,351 @@
-"""The NADE kernel against its specification, the specification against the definition, and both against finite differences."""
+"""The NADE kernel: NumPy, Numba and CUDA against each other, and against what can be enumerated or differentiated."""
 
 import itertools
 import math
+from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from cuda_shim.emulate import emulated, needs_compiler
 from hypothesis import strategies as st
 from scipy import stats
 from tinygen.kernels import nade
 from tinygen.kernels.nade import cpu, reference
+from tinygen.kernels.runtime import configured_numba
 
-seeds = st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from([np.float32, np.float64])
+GRADIENTS = ("W", "V", "b", "c")
+BOTH_DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+TOLERANCE = {np.float32: 3e-6, np.float64: 1e-13}  # of the largest entry
 
-
-def case(seed: int, B: int, D: int, H: int, dtype=np.float64, scale: float = 0.5, ones: float = 0.3):
-    """x, W, V, b, c drawn from a seed."""
-    rng = np.random.default_rng(seed)
-    x = rng.random((B, D)) < ones
-    W, V, b, c = (scale * rng.standard_normal(shape) for shape in ((D, H), (D, H), D, H))
-    return tuple(array.astype(dtype) for array in (x, W, V, b, c))
-
-
-def naive_log_prob(x, W, V, b, c):
-    """The definition, O(D^2 H): every hidden vector from all the pixels before it."""
-    total = np.zeros(len(x), x.dtype)
-    for i in range(x.shape[1]):
-        h = reference.sigmoid(c + x[:, :i] @ W[:i])
-        p = reference.sigmoid(b[i] + h @ V[i])
-        total += np.log(np.where(x[:, i] == 1, p, 1 - p))
-    return total
-
-
-def stored_backward(g, x, W, V, b, c):
-    """The gradient with every a_i kept, as the chain rule gives it: what subtraction must reproduce."""
-    D = x.shape[1]
-    a = [c + x[:, :i] @ W[:i] for i in range(D)]
-    gW, gV, gb, A = np.zeros_like(W), np.zeros_like(V), np.zeros_like(b), np.zeros_like(a[0])
-    for i in reversed(range(D)):
-        h = reference.sigmoid(a[i])
-        d = g * (x[:, i] - reference.sigmoid(b[i] + h @ V[i]))
-        gW[i], gV[i], gb[i] = x[:, i] @ A, d @ h, d.sum()
-        A = A + d[:, None] * V[i] * h * (1 - h)
-    return gW, gV, gb, A.sum(axis=0)
-
-
-def cube(D: int) -> np.ndarray:
-    return np.array(list(itertools.product((0.0, 1.0), repeat=D)))
-
-
-def assert_close(got, expected, dtype, factor: float = 1.0):
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == other.dtype == dtype
-        tolerance = factor * 200 * np.finfo(dtype).eps * max(1.0, np.abs(other).max(initial=0))
-        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
-
-
-@given(
-    seed=seeds, B=st.integers(0, 9), D=st.integers(1, 40), H=st.integers(1, 70), dtype=dtypes, ones=st.sampled_from([0, 0.2, 1])
+problems = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "B": st.integers(0, 5),
+        "D": st.integers(1, 40),
+        "H": st.integers(1, 80),
+        "ones": st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        "dtype": st.sampled_from([np.float32, np.float64]),
+    }
 )
-@settings(max_examples=60, deadline=None)
-def test_cpu_equals_reference(seed, B, D, H, dtype, ones):
-    arguments = case(seed, B, D, H, dtype, ones=ones)
-    x, W, V, b, c = arguments
+
+
+def given(examples, **strategies):
+    fixed = hypothesis.settings(deadline=None, max_examples=examples, derandomize=True, database=None)
+    return lambda test: fixed(hypothesis.given(**strategies)(test))
+
+
+def problem(seed=0, B=4, D=12, H=7, ones=0.4, dtype=np.float64, scale=1.0) -> SimpleNamespace:
+    """A random x (B, D), its parameters, a random cotangent g and uniform numbers."""
     rng = np.random.default_rng(seed)
-    g, uniforms = rng.standard_normal(B).astype(dtype), rng.random((B, D)).astype(dtype)
-    start = int(rng.integers(0, D + 1))
-    expected, expected_residual = reference.forward(*arguments)
-    got, residual = nade.forward(*arguments)
-    assert_close([got, *residual], [expected, *expected_residual], dtype)
-    assert_close(nade.backward(g, x, W, V, residual), reference.backward(g, x, W, V, expected_residual), dtype)
-    assert (nade.conditionals(*arguments) == residual[0]).all()
-    if dtype is np.float64:  # in float32 a uniform may fall between the two roundings of a probability
-        assert (nade.sample(uniforms, W, V, b, c) == reference.complete(0 * x, 0, uniforms, W, V, b, c)).all()
-        filled = nade.complete(x, start, uniforms, W, V, b, c)
-        assert (filled == reference.complete(x, start, uniforms, W, V, b, c)).all()
-        assert (filled[:, :start] == x[:, :start]).all()
+    normal = lambda *shape: (scale * rng.standard_normal(shape)).astype(dtype)
+    x = (rng.random((B, D)) < ones).astype(dtype)
+    parameters = (normal(D, H), normal(D, H), normal(D), normal(H))
+    return SimpleNamespace(x=x, parameters=parameters, g=normal(B), u=rng.random((B, D)).astype(dtype))
 
 
-def test_cpu_equals_reference_at_the_size_of_mnist():
-    arguments = case(0, 20, 784, 500, np.float32, scale=0.05, ones=0.13)
-    g = np.random.default_rng(1).standard_normal(20).astype(np.float32)
-    exact, exact_residual = reference.forward(*(array.astype(np.float64) for array in arguments))
-    got, residual = cpu.forward(*arguments)
-    np.testing.assert_allclose(got, exact, rtol=3e-6)
-    x, W, V = arguments[:3]
-    truth = reference.backward(*(array.astype(np.float64) for array in (g, x, W, V)), exact_residual)
-    drift = np.abs(residual[1] - exact_residual[1]).max()
-    errors = [np.abs(one - other).max() / np.abs(other).max() for one, other in zip(cpu.backward(g, x, W, V, residual), truth)]
-    print(
-        f"float32 drift of the last a: {drift:.1e}; of gW, gV, gb, gc relative to the largest: {[f'{e:.1e}' for e in errors]}"
+def cube(dimensions: int) -> np.ndarray:
+    """All binary vectors of that length, (2^D, D)."""
+    return np.array(list(itertools.product((0.0, 1.0), repeat=dimensions)))
+
+
+def gradients(module, p) -> tuple:
+    """ln p(x), the logits, the last state and the four gradients."""
+    W, V, b, c = p.parameters
+    log_prob, residual = module.forward(p.x, W, V, b, c)
+    return log_prob, *residual, *module.backward(p.g, p.x, W, V, residual)
+
+
+def assert_close(found, expected, tolerance):
+    for name, f, e in zip(("log_prob", "logits", "state", *GRADIENTS), found, expected, strict=True):
+        assert f.shape == e.shape, name
+        assert f.dtype == e.dtype, name
+        assert np.abs(f - e).max(initial=0) <= tolerance * max(1, np.abs(e).max(initial=0)), name
+
+
+def by_definition(x, W, V, b, c) -> np.ndarray:
+    """ln p(x) in O(H D^2): each hidden vector from all the pixels before its own."""
+    log_prob = np.zeros(len(x))
+    for i in range(len(W)):
+        h = 1 / (1 + np.exp(-(c + x[:, :i] @ W[:i])))
+        p = 1 / (1 + np.exp(-(b[i] + h @ V[i])))
+        log_prob += np.where(x[:, i] == 1, np.log(p), np.log1p(-p))
+    return log_prob
+
+
+def backward_with_stored_states(g, x, W, V, b, c) -> tuple:
+    """The gradients, every a_i and h_i kept from the forward pass: (B, D, H) numbers."""
+    steps = x[:, :, None] * W
+    a = c + np.cumsum(np.concatenate([np.zeros_like(steps[:, :1]), steps[:, :-1]], 1), 1, dtype=x.dtype)
+    h = reference.sigmoid(a)
+    g_logits = g[:, None] * (x - reference.sigmoid(b + np.einsum("bdh,dh->bd", h, V)))
+    g_a = g_logits[:, :, None] * V * h * (1 - h)
+    from_here_on = np.cumsum(g_a[:, ::-1], 1)[:, ::-1]
+    gW = np.einsum("bd,bdh->dh", x[:, :-1], from_here_on[:, 1:])
+    return np.concatenate([gW, np.zeros_like(W[:1])]), np.einsum("bd,bdh->dh", g_logits, h), g_logits.sum(0), g_a.sum((0, 1))
+
+
+# ---- The reference is the paper ----
+
+
+def test_linear_time_equals_the_definition():
+    p = problem(B=9, D=30, H=20)
+    np.testing.assert_allclose(reference.forward(p.x, *p.parameters)[0], by_definition(p.x, *p.parameters), rtol=1e-12)
+
+
+@pytest.mark.parametrize("module", [reference, nade], ids=["reference", "cpu"])
+def test_subtraction_equals_stored_states(module):
+    p = problem(B=6, D=50, H=30)
+    expected = backward_with_stored_states(p.g, p.x, *p.parameters)
+    for found, stored in zip(gradients(module, p)[3:], expected):
+        np.testing.assert_allclose(found, stored, rtol=1e-11, atol=1e-12)
+
+
+def test_float32_drift_of_subtraction_is_that_of_the_forward_sums(capsys):
+    """At the size of MNIST, weights several times what training reaches: float32 against float64, by both ways."""
+    p = problem(B=20, D=784, H=100, ones=0.15, scale=0.3)
+    exact = backward_with_stored_states(p.g, p.x, *p.parameters)
+    single = SimpleNamespace(
+        x=p.x.astype("f"), g=p.g.astype("f"), parameters=tuple(array.astype("f") for array in p.parameters)
     )
-    assert drift < 1e-5
-    assert max(errors) < 1e-5
+    stored = backward_with_stored_states(single.g, single.x, *single.parameters)
+    for module in (reference, nade):
+        subtracted = gradients(module, single)
+        a, first = subtracted[2].copy(), single.parameters[3]
+        for i in reversed(range(784)):
+            a -= single.x[:, i : i + 1] * single.parameters[0][i]
+        with capsys.disabled():
+            print(f"\n{module.__name__}: a_1 drifts by {np.abs(a - first).max():.1e}; errors of gradients", end="")
+        for name, by_subtraction, by_storing, truth in zip(GRADIENTS, subtracted[3:], stored, exact):
+            scale = np.abs(truth).max()
+            drift, rounding = np.abs(by_subtraction - truth).max() / scale, np.abs(by_storing - truth).max() / scale
+            with capsys.disabled():
+                print(f", {name} {drift:.1e} (stored {rounding:.1e})", end="")
+            assert drift < 4 * rounding + 1e-6
+        assert np.abs(a - first).max() < 2e-5
 
 
-@given(seed=seeds, B=st.integers(1, 5), D=st.integers(1, 12), H=st.integers(1, 6))
-@settings(max_examples=25, deadline=None)
-def test_reference_equals_the_definition(seed, B, D, H):
-    arguments = case(seed, B, D, H)
-    np.testing.assert_allclose(reference.forward(*arguments)[0], naive_log_prob(*arguments), rtol=1e-11)
+@pytest.mark.parametrize("module", [reference, nade], ids=["reference", "cpu"])
+def test_gradients_equal_finite_differences(module):
+    p = problem(B=3, D=6, H=5, seed=3)
+    h = 1e-6
+    for number, gradient in enumerate(gradients(module, p)[3:]):
+        for index in np.ndindex(gradient.shape):
+            sides = []
+            for sign in (1, -1):
+                moved = [array.copy() for array in p.parameters]
+                moved[number][index] += sign * h
+                sides.append(p.g @ module.forward(p.x, *moved)[0])
+            assert gradient[index] == pytest.approx((sides[0] - sides[1]) / (2 * h), abs=2e-8)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_backward_by_subtraction_equals_stored_activations(dtype):
-    arguments = case(2, 6, 300, 40, dtype, scale=0.3)
-    g = np.random.default_rng(3).standard_normal(6).astype(dtype)
-    stored = stored_backward(g, *arguments)
-    x, W, V = arguments[:3]
-    for implementation in (reference, cpu):
-        by_subtraction = implementation.backward(g, x, W, V, implementation.forward(*arguments)[1])
-        drift = max(np.abs(one - other).max() / np.abs(other).max() for one, other in zip(by_subtraction, stored))
-        print(f"{implementation.__name__} in {np.dtype(dtype)}: subtraction against storage {drift:.1e}")
-        assert drift < (2e-5 if dtype is np.float32 else 1e-13)
+# ---- The CPU and CUDA kernels are the reference ----
 
 
-@given(seed=seeds, B=st.integers(1, 4), D=st.integers(1, 9), H=st.integers(1, 5))
-@settings(max_examples=20, deadline=None)
-def test_gradient_against_finite_differences(seed, B, D, H):
-    x, *parameters = case(seed, B, D, H)
-    rng = np.random.default_rng(seed)
-    g = rng.standard_normal(B)
-    directions = [rng.standard_normal(p.shape) for p in parameters]
-
-    def along(t: float) -> float:
-        return g @ cpu.forward(x, *(p + t * d for p, d in zip(parameters, directions)))[0]
-
-    h = 1e-3  # fourth-order differences: error about h^4
-    numeric = (8 * (along(h) - along(-h)) - (along(2 * h) - along(-2 * h))) / (12 * h)
-    gradients = cpu.backward(g, x, *parameters[:2], cpu.forward(x, *parameters)[1])
-    analytic = sum((gradient * d).sum() for gradient, d in zip(gradients, directions))
-    assert analytic == pytest.approx(numeric, rel=1e-7, abs=1e-7)
+@given(60, drawn=problems)
+def test_cpu_equals_reference(drawn):
+    p = problem(**drawn)
+    assert_close(gradients(nade, p), gradients(reference, p), TOLERANCE[drawn["dtype"]])
 
 
-def test_probabilities_sum_to_one():
-    x = cube(10)
-    _, *parameters = case(4, 1, 10, 7, scale=1.0)
-    assert abs(np.exp(nade.forward(x, *parameters)[0]).sum() - 1) < 1e-10
+@BOTH_DTYPES
+def test_cpu_equals_reference_at_full_size(dtype):
+    p = problem(B=23, D=784, H=500, ones=0.13, scale=0.05, dtype=dtype)
+    assert_close(gradients(nade, p), gradients(reference, p), TOLERANCE[dtype])
 
 
-def test_zero_weights_give_ln_2_a_pixel():
-    x, *parameters = case(0, 5, 17, 4)
-    log_prob, _ = nade.forward(x, *(np.zeros_like(p) for p in parameters))
-    np.testing.assert_allclose(log_prob, -17 * math.log(2), rtol=1e-15)
+@needs_compiler
+@given(20, drawn=problems)
+def test_cuda_equals_reference(drawn):
+    p = problem(**drawn | {"B": min(drawn["B"], 3)})
+    with emulated("tinygen.kernels.nade.cuda") as cuda:
+        assert_close(gradients(cuda, p), gradients(reference, p), TOLERANCE[drawn["dtype"]])
 
 
-def test_samples_follow_the_enumerated_distribution():
-    _, *parameters = case(5, 1, 7, 6, scale=1.0)
-    p = np.exp(nade.forward(cube(7), *parameters)[0])
-    uniforms = np.random.default_rng(0).random((30_000, 7))
-    counts = np.bincount((nade.sample(uniforms, *parameters) @ 2 ** np.arange(6, -1, -1)).astype(int), minlength=128)
-    assert stats.chisquare(counts, 30_000 * p).pvalue > 1e-3
+@needs_compiler
+@BOTH_DTYPES
+def test_cuda_with_more_states_than_shared_memory_holds(dtype):
+    p = problem(B=2, D=30, H=2000, ones=0.9, dtype=dtype, scale=0.05)
+    with emulated("tinygen.kernels.nade.cuda") as cuda:
+        assert_close(gradients(cuda, p), gradients(reference, p), TOLERANCE[dtype])
+
+
+@needs_compiler
+def test_cuda_samples_like_the_reference():
+    with emulated("tinygen.kernels.nade.cuda") as cuda:
+        for start in (0, 5, 39, 40):
+            p = problem(B=3, D=40, H=33, seed=start)
+            expected = reference.complete(p.x, start, p.u, *p.parameters)
+            np.testing.assert_array_equal(cuda.complete(p.x, start, p.u, *p.parameters), expected)
+
+
+@given(30, drawn=problems, fraction=st.floats(0, 1))
+def test_cpu_samples_like_the_reference(drawn, fraction):
+    p = problem(**drawn | {"dtype": np.float64})
+    start = round(fraction * drawn["D"])
+    expected = reference.complete(p.x, start, p.u, *p.parameters)
+    np.testing.assert_array_equal(nade.complete(p.x, start, p.u, *p.parameters), expected)
+
+
+@BOTH_DTYPES
+def test_same_bits_for_any_number_of_threads(dtype):
+    numba = configured_numba()
+    p = problem(B=37, D=100, H=333, dtype=dtype)
+    results = []
+    before = numba.get_num_threads()
+    try:
+        for threads in range(1, before + 1):
+            numba.set_num_threads(threads)
+            results.append([*gradients(nade, p), nade.sample(p.u, *p.parameters)])
+    finally:
+        numba.set_num_threads(before)
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            assert first.tobytes() == second.tobytes()
+
+
+def test_same_bits_for_any_division_of_the_columns(monkeypatch):
+    p = problem(B=5, D=20, H=333, dtype=np.float32)
+    expected = gradients(nade, p)
+    for parts in (2, 3, 16):
+        monkeypatch.setattr(cpu, "share", lambda work, parts=parts: max(1, -(-work // parts)))
+        for first, second in zip(expected, gradients(nade, p)):
+            assert first.tobytes() == second.tobytes()
+
+
+# ---- It is a distribution, and the sampler draws from it ----
+
+
+@given(10, seed=st.integers(0, 2**32 - 1), D=st.integers(1, 10), H=st.integers(1, 9))
+def test_probabilities_sum_to_one(seed, D, H):
+    p = problem(seed, D=D, H=H)
+    assert abs(np.exp(nade.forward(cube(D), *p.parameters)[0]).sum() - 1) < 1e-10
+
+
+def test_conditionals_are_ratios_of_sums_over_the_cube():
+    D = 7
+    p = problem(1, D=D)
+    x = cube(D)
+    probability = np.exp(nade.forward(x, *p.parameters)[0])
+    found = 1 / (1 + np.exp(-nade.conditionals(x, *p.parameters)))
+    for row, values in zip(x[::11], found[::11]):
+        for i in range(D):
+            same = (x[:, :i] == row[:i]).all(1)
+            assert values[i] == pytest.approx(probability[same & (x[:, i] == 1)].sum() / probability[same].sum())
+
+
+@BOTH_DTYPES
+def test_zero_weights_give_d_ln_2(dtype):
+    D, H = 784, 500
+    x = np.random.default_rng(0).integers(0, 2, (5, D)).astype(dtype)
+    zeros = np.zeros((D, H), dtype), np.zeros((D, H), dtype), np.zeros(D, dtype), np.zeros(H, dtype)
+    np.testing.assert_allclose(nade.forward(x, *zeros)[0], -D * math.log(2), rtol=8 * np.finfo(dtype).eps)
+
+
+def test_samples_follow_the_enumerated_probabilities():
+    D, n = 6, 200_000
+    p = problem(7, D=D, H=4)
+    expected = n * np.exp(nade.forward(cube(D), *p.parameters)[0])
+    samples = nade.sample(np.random.default_rng(1).random((n, D)), *p.parameters)
+    counts = np.bincount((samples @ 2.0 ** np.arange(D)[::-1]).astype(int), minlength=2**D)
+    assert stats.chisquare(counts, expected * (n / expected.sum())).pvalue > 1e-3
 
 
 def test_completions_follow_the_exact_conditional():
-    _, *parameters = case(6, 1, 7, 6, scale=1.0)
-    start, seen = 3, np.array([1.0, 0.0, 1.0])
-    states = cube(7)
-    match = (states[:, :start] == seen).all(axis=1)
-    p = np.exp(nade.forward(states[match], *parameters)[0])
-    x = np.zeros((30_000, 7))
-    x[:, :start] = seen
-    filled = nade.complete(x, start, np.random.default_rng(1).random(x.shape), *parameters)
-    counts = np.bincount((filled[:, start:] @ 2 ** np.arange(3, -1, -1)).astype(int), minlength=16)
-    assert stats.chisquare(counts, 30_000 * p / p.sum()).pvalue > 1e-3
+    D, n, seen = 7, 100_000, np.array([1.0, 0.0, 1.0])
+    p = problem(8, D=D, H=4)
+    x = cube(D)
+    probability = np.exp(nade.forward(x, *p.parameters)[0]) * (x[:, :3] == seen).all(1)
+    start = np.concatenate([np.tile(seen, (n, 1)), np.full((n, D - 3), np.nan)], 1)
+    completed = nade.complete(start, 3, np.random.default_rng(2).random((n, D)), *p.parameters)
+    assert (completed[:, :3] == seen).all()
+    counts = np.bincount((completed @ 2.0 ** np.arange(D)[::-1]).astype(int), minlength=2**D)
+    possible = probability > 0
+    assert counts[~possible].sum() == 0
+    expected = n * probability[possible] / probability.sum()
+    assert stats.chisquare(counts[possible], expected * (n / expected.sum())).pvalue > 1e-3
 
 
-def test_inputs_are_not_changed_and_may_have_strides():
-    arguments = case(7, 5, 12, 9)
-    g = np.random.default_rng(0).standard_normal(5)
-    strided = [np.repeat(array, 2, axis=-1)[..., ::2] for array in arguments]
-    strided[0] = np.asfortranarray(arguments[0])
-    copies = [array.copy() for array in strided]
-    log_prob, residual = nade.forward(*strided)
-    gradients = nade.backward(np.repeat(g, 2)[::2], *strided[:3], residual)
-    nade.complete(strided[0], 4, np.zeros((5, 12)), *strided[1:])
-    plain, plain_residual = nade.forward(*arguments)
-    assert (log_prob == plain).all()
-    for one, other in zip(gradients, nade.backward(g, *arguments[:3], plain_residual), strict=True):
-        assert (one == other).all()
-    for array, copy in zip(strided, copies, strict=True):
-        assert (array == copy).all()
+# ---- Arguments ----
 
 
-def test_the_number_of_threads_does_not_change_a_bit():
-    import numba
+@BOTH_DTYPES
+def test_strided_and_read_only_arguments(dtype):
+    p = problem(B=6, D=20, H=9, dtype=dtype)
+    W, V, b, c = p.parameters
+    compiled = len(cpu._forward.dispatcher.signatures)
+    wide = np.zeros((20, 18), dtype)
+    wide[:, ::2] = W
+    strided = SimpleNamespace(
+        x=np.asfortranarray(p.x), g=np.repeat(p.g, 2)[::2], parameters=(wide[:, ::2], V[::-1].copy()[::-1], b, c)
+    )
+    for array in strided.parameters:
+        array.flags.writeable = False
+    expected = gradients(nade, p)
+    for first, second in zip(expected, gradients(nade, strided)):
+        assert first.tobytes() == second.tobytes()
+    drawn = nade.complete(p.x, 4, p.u, W, V, b, c)
+    again = nade.complete(strided.x, 4, np.asfortranarray(p.u), *strided.parameters)
+    np.testing.assert_array_equal(drawn, again)
+    assert len(cpu._forward.dispatcher.signatures) <= max(compiled, 2), "a layout had a kernel compiled of its own"
 
-    arguments = case(8, 33, 100, 300, np.float32)
-    g = np.random.default_rng(0).standard_normal(33).astype(np.float32)
-    before, results = numba.get_num_threads(), []
-    try:
-        for threads in sorted({1, 2, numba.config.NUMBA_NUM_THREADS} & set(range(1, numba.config.NUMBA_NUM_THREADS + 1))):
-            numba.set_num_threads(threads)
-            log_prob, residual = nade.forward(*arguments)
-            samples = nade.sample(np.random.default_rng(2).random((33, 100), dtype=np.float32), *arguments[1:])
-            results.append((log_prob, *residual, *nade.backward(g, *arguments[:3], residual), samples))
-    finally:
-        numba.set_num_threads(before)
-    if len(results) < 2:
-        pytest.skip("this machine gives Numba one thread only")
-    for one, other in zip(results[0], results[-1], strict=True):
-        assert (one == other).all()
+
+@BOTH_DTYPES
+def test_arguments_are_not_changed_and_backward_repeats(dtype):
+    p = problem(B=6, D=20, H=9, dtype=dtype)
+    W, V, b, c = p.parameters
+    log_prob, residual = nade.forward(p.x, W, V, b, c)
+    arguments = (p.x, W, V, b, c, p.g, p.u, log_prob, *residual)
+    before = [array.copy() for array in arguments]
+    first = nade.backward(p.g, p.x, W, V, residual)
+    second = nade.backward(p.g, p.x, W, V, residual)
+    nade.complete(p.x, 3, p.u, W, V, b, c)
+    for array, copy in zip(arguments, before):
+        np.testing.assert_array_equal(array, copy)
+    for a, b in zip(first, second):
+        assert a.tobytes() == b.tobytes()
+        assert not np.shares_memory(a, b)
 
 
-def test_what_does_not_fit_is_refused():
-    x, W, V, b, c = case(9, 3, 5, 4)
-    with pytest.raises(ValueError, match="zeros and ones only"):
-        nade.forward(x + 0.5, W, V, b, c)
-    with pytest.raises(ValueError, match="zeros and ones only"):
-        nade.forward(np.full_like(x, np.nan), W, V, b, c)
-    with pytest.raises(ValueError, match=r"shape \(3, 5\), got \(3, 4\)"):
-        nade.forward(x[:, :4], W, V, b, c)
-    with pytest.raises(TypeError, match="must be float64 like W, got int64"):
-        nade.forward(x.astype(int), W, V, b, c)
+def test_empty_batch_gives_zero_gradients():
+    p = problem(B=0)
+    assert all((gradient == 0).all() for gradient in gradients(nade, p)[3:])
+    assert nade.sample(p.u, *p.parameters).shape == p.u.shape
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 2.0, np.nan, np.inf])
+def test_x_that_is_not_binary_is_refused(value):
+    p = problem()
+    p.x[2, 5] = value
+    with pytest.raises(ValueError, match=f"zeros and ones only, got {value}: binarize"):
+        nade.forward(p.x, *p.parameters)
+    with pytest.raises(ValueError, match="zeros and ones"):
+        nade.complete(p.x, 6, p.u, *p.parameters)
+    nade.complete(p.x, 5, p.u, *p.parameters)  # the pixel is not looked at
+
+
+def test_wrong_shapes_and_dtypes_are_named():
+    p = problem(B=4, D=12, H=7)
+    W, V, b, c = p.parameters
+    with pytest.raises(ValueError, match=r"V must have shape \(12, 7\), got \(7, 12\)"):
+        nade.forward(p.x, W, V.T, b, c)
+    with pytest.raises(ValueError, match=r"x must have shape \(4, 12\), got \(4, 11\)"):
+        nade.forward(p.x[:, 1:], W, V, b, c)
+    with pytest.raises(TypeError, match="x must be float64 like W, got float32"):
+        nade.forward(p.x.astype("f"), W, V, b, c)
+    with pytest.raises(TypeError, match="W must be float32 or float64, got int64"):
+        nade.forward(p.x, W.astype(int), V, b, c)
+    with pytest.raises(ValueError, match="at least one of each"):
+        nade.forward(p.x, W[:, :0], V[:, :0], b, c[:0])
+    with pytest.raises(ValueError, match="start must be between 0 and the 12 pixels, got 13"):
+        nade.complete(p.x, 13, p.u, W, V, b, c)
+    with pytest.raises(TypeError, match="numpy.ndarray or cupy.ndarray, got builtins.list"):
+        nade.implementation("tinygen.kernels.nade", [1.0])
+
+
+@BOTH_DTYPES
+def test_extreme_weights_give_finite_results(dtype):
+    p = problem(B=3, D=15, H=8, dtype=dtype)
+    loud = SimpleNamespace(**vars(p) | {"parameters": tuple(dtype(1e4) * array for array in p.parameters)})
+    for array in gradients(nade, loud):
+        assert np.isfinite(array).all()

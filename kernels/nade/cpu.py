@@ -16,7 +16,7 @@ What makes it fast:
 import numpy as np
 from numba import prange
 
-from ..runtime import jit, pjit, share
+from ..runtime import jit, pjit, plain, share
 from ..simd import VECTOR, element, fma, lanes, load, splat, store
 from ..vectormath import sigmoid, softplus
 
@@ -26,7 +26,7 @@ TILE = 1024  # bytes of a row that are worked on together going back; four such 
 
 def forward(x, W, V, b, c):
     """See reference.py."""
-    x, W, V, b, c = map(np.ascontiguousarray, (x, W, V, b, c))
+    x, W, V, b, c = map(plain, (x, W, V, b, c))
     log_prob, logits, a = np.empty(len(x), x.dtype), np.empty_like(x), np.empty((len(x), c.size), x.dtype)
     _forward(share(len(x)), x, W, V, b, c[None], log_prob, logits, a)
     return log_prob, (logits, a)
@@ -34,7 +34,7 @@ def forward(x, W, V, b, c):
 
 def backward(g, x, W, V, residual):
     """See reference.py."""
-    g, x, W, V, logits, a = map(np.ascontiguousarray, (g, x, W, V, *residual))
+    g, x, W, V, logits, a = map(plain, (g, x, W, V, *residual))
     g_logits, gW, gV, gc = np.empty_like(x), np.empty_like(W), np.empty_like(V), np.empty((1, W.shape[1]), W.dtype)
     width = min(share(W.shape[1]) * W.itemsize, TILE)
     tile = -(-width // VECTOR) * VECTOR // W.itemsize
@@ -44,7 +44,7 @@ def backward(g, x, W, V, residual):
 
 def complete(x, start, uniforms, W, V, b, c):
     """See reference.py."""
-    uniforms, W, V, b, c = map(np.ascontiguousarray, (uniforms, W, V, b, c))
+    uniforms, W, V, b, c = map(plain, (uniforms, W, V, b, c))
     x = x.copy(order="C")
     _complete(share(len(x)), x, start, uniforms, W, V, b, c[None])
     return x
