@@ -1,0 +1,367 @@
+"""What kernels share: choosing CPU or GPU, Numba's configuration, elementary functions, vectors, the CUDA emulator."""
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from cuda_shim import emulate
+from tinygen.kernels import runtime, simd, vectormath
+from tinygen.kernels.runtime import configured_numba, jit, pjit
+
+numba = configured_numba()
+SOURCES = sorted(Path(runtime.__file__).parent.glob("*/*.cu"))
+BOTH_DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def elementwise(function):
+    @jit(cache=False)
+    def loop(x, y):
+        for i in range(x.size):
+            y[i] = function(x[i])
+
+    return loop
+
+
+# ---- Elementary functions ----
+
+LOOPS = {name: elementwise(getattr(vectormath, name)) for name in ("exp", "sigmoid", "tanh", "log1p", "softplus")}
+EXACT = {
+    "exp": np.exp,
+    "sigmoid": lambda x: np.where(x < 0, np.exp(np.minimum(x, 0)), 1) / (1 + np.exp(-np.abs(x))),
+    "tanh": np.tanh,
+    "log1p": np.log1p,
+    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+}
+UNITS = {"exp": 1.5, "sigmoid": 2.5, "tanh": 2.5, "log1p": 2, "softplus": 2}  # in the last place
+
+
+def evaluated(name, x):
+    y = np.empty_like(x)
+    LOOPS[name](x, y)
+    return y
+
+
+@BOTH_DTYPES
+@pytest.mark.parametrize("name", LOOPS)
+def test_elementary_functions_are_accurate_to_the_last_places(name, dtype):
+    rng = np.random.default_rng(0)
+    scales = [rng.uniform(-1, 1, 50_000), rng.uniform(-20, 20, 50_000), rng.uniform(-87, 88, 50_000)]
+    x = np.concatenate([*scales, rng.choice([-1, 1], 50_000) * np.exp(rng.uniform(-40, 4, 50_000))]).astype(dtype)
+    if name == "log1p":
+        x = np.concatenate([x[x > -1], np.exp(rng.uniform(-40, 80, 50_000)).astype(dtype)])
+    wide = np.float64 if dtype == np.float32 else np.longdouble
+    if np.finfo(wide).nmant <= np.finfo(dtype).nmant:
+        pytest.skip("no wider type to compare with on this machine")
+    expected = EXACT[name](x.astype(wide))
+    normal = np.abs(expected) > np.finfo(dtype).tiny
+    unit = np.spacing(np.abs(expected).astype(dtype)).astype(wide)
+    assert (np.abs(evaluated(name, x) - expected) / unit)[normal].max() < UNITS[name]
+
+
+@BOTH_DTYPES
+def test_elementary_functions_at_the_edges(dtype):
+    x = np.array([np.inf, -np.inf, np.nan, 1e4, -1e4, 0], dtype)
+    np.testing.assert_array_equal(evaluated("exp", x), [np.inf, 0, np.nan, np.inf, 0, 1])
+    np.testing.assert_array_equal(evaluated("sigmoid", x), [1, 0, np.nan, 1, 0, 0.5])
+    np.testing.assert_array_equal(evaluated("tanh", x), [1, -1, np.nan, 1, -1, 0])
+    np.testing.assert_array_equal(evaluated("softplus", x)[:5], [np.inf, 0, np.nan, dtype(1e4), 0])
+    np.testing.assert_array_equal(
+        evaluated("log1p", np.array([np.inf, -1, -2, np.nan, 0], dtype))[:5], [np.inf, -np.inf, np.nan, np.nan, 0]
+    )
+
+
+@BOTH_DTYPES
+def test_exp_overflows_and_underflows_where_it_should(dtype):
+    finfo = np.finfo(dtype)
+    x = np.concatenate(
+        [np.log(finfo.max) + np.linspace(-1, 1, 1001), np.log(finfo.smallest_subnormal) + np.linspace(-2, 30, 1001)]
+    )
+    x = x.astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        expected = np.exp(x)
+    found = evaluated("exp", x)
+    np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
+    np.testing.assert_allclose(found, expected, rtol=4 * finfo.eps, atol=2 * finfo.smallest_subnormal)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_elementary_functions_compile_to_vector_instructions(name):
+    evaluated(name, np.zeros(100, np.float32))
+    (code,) = [text for kinds, text in LOOPS[name].inspect_llvm().items() if kinds[0].dtype == numba.float32]
+    assert re.search(r"= fmul [a-z ]*<\d+ x float>", code)
+
+
+# ---- Vectors ----
+
+
+@BOTH_DTYPES
+def test_vectors_hold_what_numpy_says(dtype):
+    @jit(cache=False)
+    def run(x, y, out):
+        for i in range(x.shape[0]):
+            for j in range(0, x.shape[1], simd.lanes(x)):
+                a, b = simd.load(x, i, j), simd.load(y, i, j)
+                s = simd.splat(simd.element(x, i, 1))
+                simd.store(out, i, j, simd.fma(a, b, s) * (a - b) + b)
+
+    lanes = simd.VECTOR // np.dtype(dtype).itemsize
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-8, 8, (2, 3, 2 * lanes)).astype(dtype)
+    out = np.zeros_like(x)
+    run(x, y, out)
+    np.testing.assert_array_equal(out, (x * y + x[:, 1:2]) * (x - y) + y)
+
+
+# ---- Choosing, compiling, caching ----
+
+
+def test_implementation_is_chosen_by_the_array():
+    assert runtime.implementation("tinygen.kernels.nade", np.zeros(2)).__name__ == "tinygen.kernels.nade.cpu"
+    like_cupy = type("ndarray", (), {"__module__": "cupy"})
+    assert runtime.implementation("tinygen.kernels.nade", like_cupy()).__name__ == "tinygen.kernels.nade.cuda"
+    with pytest.raises(TypeError, match="takes .*, got builtins.float"):
+        runtime.implementation("tinygen.kernels.nade", 1.0)
+
+
+def test_parallel_kernels_from_many_threads_do_not_collide():
+    @pjit
+    def fill(x, value):
+        for i in numba.prange(x.size):
+            x[i] = value
+
+    arrays = [np.zeros(10_000) for _ in range(4)]
+
+    def repeat(number):
+        for _ in range(50):
+            fill(arrays[number], number)
+
+    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, array in enumerate(arrays):
+        assert (array == number).all()
+
+
+KERNEL = """
+    import sys
+    sys.path[:0] = [{root!r}, {folder!r}]
+    import tinygen
+    import numpy as np
+    import own_kernel
+    print(own_kernel.twice(np.ones(3, np.float32)))
+"""
+OWN = """
+    from tinygen.kernels.runtime import jit
+
+    @jit
+    def inner(x):
+        return x + x
+
+    @jit
+    def twice(x):
+        return inner(x){change}
+"""
+
+
+def test_a_kernel_is_announced_once_and_then_cached(tmp_path):
+    root = str(Path(runtime.__file__).parents[1])
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PATH": ""}
+
+    def run(change=""):
+        (tmp_path / "own_kernel.py").write_text(textwrap.dedent(OWN.format(change=change)))
+        command = [sys.executable, "-c", textwrap.dedent(KERNEL.format(root=root, folder=str(tmp_path)))]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip(), done.stderr.strip()
+
+    announcement = "compiling kernel own_kernel.twice for float32 (once; cached for later processes)"
+    assert run() == ("[2. 2. 2.]", announcement)
+    assert run() == ("[2. 2. 2.]", "")
+    assert run(" + x") == ("[3. 3. 3.]", announcement)
+
+
+def test_cached_kernels_are_dropped_when_a_shared_module_changes(tmp_path, monkeypatch):
+    function = lambda x: x
+    folders = []
+    for content in ("a = 1", "a = 2"):
+        monkeypatch.setattr(runtime, "__file__", str(tmp_path / "runtime.py"))
+        (tmp_path / "vectormath.py").write_text(content)
+        runtime._shared_digest.cache_clear()
+        folders.append(jit(function).stats.cache_path)
+    runtime._shared_digest.cache_clear()
+    assert folders[0] != folders[1]
+    assert all(folder.startswith(str(tmp_path)) for folder in folders)
+
+
+def test_plain_copies_only_what_numba_would_compile_anew():
+    array = np.arange(12.0).reshape(3, 4)
+    assert runtime.plain(array) is array
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for other in (array.T, array[:, ::2], frozen, array[::-1]):
+        copy = runtime.plain(other)
+        np.testing.assert_array_equal(copy, other)
+        assert copy.flags.c_contiguous
+        assert copy.flags.writeable
+
+
+def test_importing_the_runtime_loads_neither_numba_nor_cupy():
+    code = "import sys, tinygen.kernels.runtime, tinygen.kernels.nade; print('numba' in sys.modules, 'cupy' in sys.modules)"
+    root = Path(runtime.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+# ---- CUDA ----
+
+
+class NoDriverError(RuntimeError):
+    pass
+
+
+def fake_cupy(count=1, compiles=True) -> ModuleType:
+    """A module that behaves as CuPy does on a machine with `count` devices, or without a driver for None."""
+
+    def devices():
+        if count is None:
+            raise NoDriverError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version")
+        return count
+
+    class RawModule:
+        def __init__(self, code, options):
+            self.options = options
+
+        def compile(self):
+            if not compiles:
+                raise NoDriverError("header\nnade.cu(3): error: identifier 'x' is undefined\n1 error detected")
+
+        def get_function(self, name):
+            return name, self.options
+
+    module = ModuleType("cupy")
+    module.__version__ = "14.0"
+    module.RawModule = RawModule
+    device = lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 132})
+    module.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(getDeviceCount=devices, CUDARuntimeError=NoDriverError),
+        compiler=SimpleNamespace(CompileException=NoDriverError),
+        Device=device,
+    )
+    return module
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Make a stand-in importable as cupy (None: CuPy is not installed) and forget what was loaded before."""
+
+    def set_module(module):
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        runtime.cupy.cache_clear()
+        runtime._cuda_module.cache_clear()
+
+    yield set_module
+    runtime.cupy.cache_clear()
+    runtime._cuda_module.cache_clear()
+
+
+def test_missing_cupy_driver_or_device_are_explained_in_one_line(install):
+    for module, kind, words in (
+        (None, ImportError, r"need CuPy.*install tinygen\[cuda12\] or tinygen\[cuda13\]"),
+        (fake_cupy(None), RuntimeError, "cudaErrorInsufficientDriver.*check that nvidia-smi"),
+        (fake_cupy(0), RuntimeError, "no CUDA device is visible.*CUDA_VISIBLE_DEVICES"),
+    ):
+        install(module)
+        with pytest.raises(kind, match=words) as error:
+            runtime.cuda_function(SOURCES[0], "kernel", np.float32)
+        assert "\n" not in str(error.value)
+
+
+def test_cuda_source_is_compiled_for_the_dtype(install):
+    install(fake_cupy())
+    for dtype, real in ((np.float32, "float"), (np.float64, "double")):
+        name, options = runtime.cuda_function(SOURCES[0], "kernel", dtype)
+        assert name == "kernel"
+        assert f"-DREAL={real}" in options
+    assert runtime.multiprocessors() == 132
+
+
+def test_the_compilers_complaint_is_passed_on(install):
+    install(fake_cupy(compiles=False))
+    with pytest.raises(RuntimeError, match=r"does not compile for float32 on CUDA device 0: nade.cu\(3\): error") as error:
+        runtime.cuda_function(SOURCES[0], "kernel", np.float32)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("real", "architecture"), [("float", "sm_75"), ("double", "sm_80"), ("float", "sm_90")])
+def test_cuda_source_compiles_without_a_warning(source, real, architecture, tmp_path):
+    command = ["nvcc", "-cubin", f"-arch={architecture}", "--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}"]
+    done = subprocess.run([*command, "-o", tmp_path / "out.cubin", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+
+
+# ---- The emulator, which must not let a wrong kernel pass ----
+
+SUM = """
+extern "C" __global__ void sum(const REAL *x, REAL *total, int *counts, int n) {
+    extern __shared__ REAL partial[];
+    __shared__ int places[2];
+    REAL mine = 0;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) mine += x[i];
+    partial[threadIdx.x] = mine;
+    {BARRIER}
+    if (threadIdx.x == 0) {
+        REAL all = 0;
+        for (int k = 0; k < blockDim.x; k++) all += partial[k];
+        atomicAdd(total, all);
+        counts[(int)blockIdx.x + {OFFSET}] = __popc(blockDim.x);
+    }
+    int lane = threadIdx.x % 32;
+    unsigned odd = __ballot_sync(0xffffffffu, lane % 2);
+    if (odd != 0xaaaaaaaau || __shfl_xor_sync(0xffffffffu, lane, 1) != (lane ^ 1)) total[0] = -1;
+    if (__shfl_sync(0xffffffffu, lane, 7) != 7 || (lane && __shfl_up_sync(0xffffffffu, lane, 1) != lane - 1)) total[0] = -1;
+}
+"""
+
+
+def emulated_sum(tmp_path, barrier="__syncthreads();", offset="0", dtype=np.float64, counts_dtype=np.int32):
+    source = tmp_path / "sum.cu"
+    source.write_text(SUM.replace("{BARRIER}", barrier).replace("{OFFSET}", offset))
+    x, total, counts = np.arange(1000, dtype=dtype), np.zeros(1, dtype), np.zeros(2, counts_dtype)
+    kernel = emulate.cuda_function(source, "sum", np.float64)
+    kernel((2,), (64,), (x, total, counts, np.int32(x.size)), shared_mem=64 * 8)
+    return total[0], counts.tolist()
+
+
+@emulate.needs_compiler
+def test_emulator_runs_a_correct_kernel(tmp_path):
+    assert emulated_sum(tmp_path) == (999 * 500, [1, 1])
+
+
+@emulate.needs_compiler
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"barrier": ""}, "depends on the order of its threads"),
+        ({"barrier": "if (threadIdx.x < 40) __syncthreads(); else __syncwarp();"}, "different barriers|order of its threads"),
+        ({"offset": "2"}, "wrote outside of argument 2"),
+        ({"offset": "-1"}, "wrote outside of argument 2"),
+        ({"dtype": np.float32}, r"argument 0 of sum is \*f4, declared \*f8"),
+        ({"counts_dtype": np.int64}, r"argument 2 of sum is \*i8, declared \*i4"),
+    ],
+    ids=["no barrier", "divergent barrier", "behind", "in front", "float32", "int64"],
+)
+def test_emulator_catches(tmp_path, change, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        emulated_sum(tmp_path, **change)
