@@ -1,5 +1,6 @@
 """The convolution kernels: the reference against plain loops and PyTorch, the CPU kernels against the reference."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -165,22 +166,47 @@ def test_strides_of_the_arrays_play_no_part(operation):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_same_bits_whatever_the_number_of_threads(operation):
-    numba = pytest.importorskip("numba")
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("needs two threads")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_same_bits_whatever_the_number_of_threads(operation, dtype, monkeypatch):
     problem = ((13, 5, 15, 14), (21, 5, 3, 3), ((1, 2), (1, 1), (1, 1), 1), np.random.default_rng(1))
-    arrays = arrays_of(problem, np.float32)
+    arrays = arrays_of(problem, dtype)
+    expected = run(cpu, operation, *arrays, problem[2])  # too small for more than one thread
+    monkeypatch.setattr(cpu, "SERIAL_BELOW", 0)
     before = numba.get_num_threads()
-    results = []
     try:
-        for threads in (1, 2, numba.config.NUMBA_NUM_THREADS):
+        for threads in {1, min(2, numba.config.NUMBA_NUM_THREADS), numba.config.NUMBA_NUM_THREADS}:
             numba.set_num_threads(threads)
-            results.append(run(cpu, operation, *arrays, problem[2]))
+            np.testing.assert_array_equal(run(cpu, operation, *arrays, problem[2]), expected)
     finally:
         numba.set_num_threads(before)
-    for result in results[1:]:
-        np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7, 64])
+def test_any_number_of_parts_covers_everything(parts):
+    """As on a machine with that many processors."""
+    problem = ((5, 6, 9, 9), (22, 3, 3, 2), ((2, 1), (1, 1), (1, 1), 2), np.random.default_rng(4))
+    x, weight, g = arrays_of(problem)
+
+    def convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
+        out[...] = np.nan
+        for part in range(parts):
+            cpu._pack_panels(part, parts, weight, plan, groups, row_step, out.shape[1] // groups, panels)
+        for part in reversed(range(parts)):
+            cpu._convolve_part(part, parts, x, plan, groups, bias, panels, images[0], tiles[0], out)
+
+    def correlate(threads, x, g, plan, groups, images, gradients, gradient):
+        gradient[...] = np.nan
+        for part in range(parts):
+            cpu._lay_out_blocks(part, parts, x, g, plan, images, gradients)
+        for part in reversed(range(parts)):
+            cpu._correlate_part(part, parts, plan, groups, images, gradients, gradient)
+
+    expected = [run(cpu, operation, x, weight, g, problem[2]) for operation in OPERATIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in (("_convolve", convolve), ("_correlate", correlate), ("SERIAL_BELOW", 0)):
+            patch.setattr(cpu, name, function)
+        for operation, wanted in zip(OPERATIONS, expected):
+            np.testing.assert_array_equal(run(cpu, operation, x, weight, g, problem[2]), wanted)
 
 
 def test_results_share_no_memory_and_repeat():

@@ -12,7 +12,7 @@ import threading
 from math import prod
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_num_threads, prange
 
 from ..runtime import jit, pjit
 from .geometry import Pair, output_size
@@ -40,6 +40,7 @@ BLOCK_PIXELS = 512  # smaller images are computed side by side, so that vectors 
 LONG_BLOCK_PIXELS = (
     1536  # the same for the weight gradient, whose dot products are long, but whose rows stay in the first cache
 )
+SERIAL_BELOW = 1 << 21  # multiplications: about as long as it takes to wake the other threads
 SLICE_BYTES = 1 << 18  # of input that the weight gradient goes through again and again, from the second cache
 
 _pool = threading.local()
@@ -99,7 +100,10 @@ def weight_gradient(
         rows, width = outs + DOTS - 1, -(-g.shape[2] * plan.line // lanes) * lanes  # the last tile may read past the last row
         blocks = -(-len(x) // plan.images)
         images, gradients = _buffers(x.dtype, (blocks, plan.size), (blocks, rows, width))
-        _correlate(get_num_threads(), x, g, plan, groups, images, gradients, gradient)
+        if g.size * channels * taps < SERIAL_BELOW:
+            _correlate_alone(x, g, plan, groups, images, gradients, gradient)
+        else:
+            _correlate(get_num_threads(), x, g, plan, groups, images, gradients, gradient)
     return gradient.reshape(outs, channels, *kernel_size)
 
 
@@ -113,10 +117,15 @@ def _run(x, weight, axis, window, shape, groups, row_step, term_step, bias):
         plan = layout(
             axis, window, len(x), BLOCK_PIXELS, COLUMNS * lanes, groups, x.shape[1] // groups, term_step, VECTOR_BYTES
         )
-        threads = get_num_threads()
+        alone = out.size * weight.size // shape[1] < SERIAL_BELOW
+        threads = 1 if alone else get_num_threads()
         tile = (threads, plan.step_w, ROWS * (plan.plane + lanes))
         panels, images, tiles = _buffers(x.dtype, (weight.size,), (threads, plan.size), tile)
-        _convolve(threads, x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
+        arguments = (x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
+        if alone:
+            _convolve_alone(*arguments)
+        else:
+            _convolve(threads, *arguments)
     return out
 
 
@@ -139,42 +148,60 @@ def _buffers(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
 @pjit
 def _convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
     """out = the grids of `plan`, for every group and image; neighbouring output channels are `row_step` apart in weight."""
-    channels = out.shape[1] // groups
-    count = channels // ROWS + channels % ROWS  # tiles in a group: first of ROWS output channels, then of one
-    for q in prange(groups * count):
-        group, tile = divmod(np.int64(q), count)
-        _pack_panel(weight, plan, group, groups, tile, channels, row_step, panels)
+    for part in prange(threads):
+        _pack_panels(np.int64(part), threads, weight, plan, groups, row_step, out.shape[1] // groups, panels)
+    for part in prange(threads):
+        part = np.int64(part)
+        _convolve_part(part, threads, x, plan, groups, bias, panels, images[part], tiles[part], out)
 
-    blocks = -(-len(x) // plan.images)
-    parts = min(groups * count, max(1, -(-4 * threads // blocks)))
-    for q in prange(blocks * parts):
-        block, part = divmod(np.int64(q), parts)
-        thread = get_thread_id()
-        some = slice(block * plan.images, (block + 1) * plan.images)
-        _lay_out(x[some], plan, images[thread])
-        for t in range(part * groups * count // parts, (part + 1) * groups * count // parts):
-            group, tile = divmod(t, count)
-            row, rows = _rows(tile, channels)
-            at = plan.start + group * plan.group
-            row += group * channels
-            for i in range(len(plan.grids)):
-                panel = row * plan.sources.size + plan.grids[i, 0] * rows
-                tile = tiles[thread, i % plan.step_w]
-                _compute(panels, panel, rows, images[thread], at, plan, plan.grids[i], len(out[some]), tile)
-                if i % plan.step_w == plan.step_w - 1:
-                    top = plan.grids[i, 2]
-                    _unpack(tiles[thread], rows, plan, top, plan.grids[i, 4], bias, row, out[some])
+
+def _convolve_alone(x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
+    """The same in this thread, for what is done sooner than other threads are woken."""
+    _pack_panels(0, 1, weight, plan, groups, row_step, out.shape[1] // groups, panels)
+    _convolve_part(0, 1, x, plan, groups, bias, panels, images[0], tiles[0], out)
 
 
 @jit
-def _pack_panel(weight, plan, group, groups, tile, channels, row_step, panels):
-    """Gather the weights of a tile in the order in which they are used: by term, then by output channel."""
-    row, rows = _rows(tile, channels)
-    first = group * (weight.size // groups) + row * row_step
-    to = (group * channels + row) * plan.sources.size
-    for k in range(plan.sources.size):
-        for m in range(rows):
-            panels[to + k * rows + m] = weight[first + m * row_step + plan.sources[k]]
+def _pack_panels(part, parts, weight, plan, groups, row_step, channels, panels):
+    """Gather the weights of each tile in the order in which they are used: by term, then by output channel."""
+    count = _tiles(channels)
+    for t in range(part * groups * count // parts, (part + 1) * groups * count // parts):
+        group, tile = divmod(t, count)
+        row, rows = _rows(tile, channels)
+        first = group * (weight.size // groups) + row * row_step
+        to = (group * channels + row) * plan.sources.size
+        for k in range(plan.sources.size):
+            for m in range(rows):
+                panels[to + k * rows + m] = weight[first + m * row_step + plan.sources[k]]
+
+
+@jit
+def _convolve_part(part, parts, x, plan, groups, bias, panels, image, tiles, out):
+    """One of `parts` equal shares of the blocks of images; few blocks are split by output channels too."""
+    channels = out.shape[1] // groups
+    count = _tiles(channels)
+    blocks = -(-len(x) // plan.images)
+    shares = min(groups * count, max(1, -(-4 * parts // blocks)))
+    for q in range(part * blocks * shares // parts, (part + 1) * blocks * shares // parts):
+        block, share = divmod(q, shares)
+        some = out[block * plan.images : (block + 1) * plan.images]
+        if share == 0 or q == part * blocks * shares // parts:
+            _lay_out(x[block * plan.images : (block + 1) * plan.images], plan, image)
+        for t in range(share * groups * count // shares, (share + 1) * groups * count // shares):
+            group, tile = divmod(t, count)
+            row, rows = _rows(tile, channels)
+            row += group * channels
+            for i in range(len(plan.grids)):
+                panel, at = row * plan.sources.size + plan.grids[i, 0] * rows, plan.start + group * plan.group
+                _compute(panels, panel, rows, image, at, plan, plan.grids[i], len(some), tiles[i % plan.step_w])
+                if i % plan.step_w == plan.step_w - 1:
+                    _unpack(tiles, rows, plan, plan.grids[i, 2], plan.grids[i, 4], bias, row, some)
+
+
+@jit
+def _tiles(channels):
+    """How many tiles a group's output channels make: first of ROWS channels, then of one."""
+    return channels // ROWS + channels % ROWS
 
 
 @jit
@@ -245,20 +272,23 @@ def _unpack(tiles, rows, plan, top, height, bias, row, out):
 @pjit
 def _correlate(threads, x, g, plan, groups, images, gradients, gradient):
     """gradient (O, terms) = the products of g with x at the terms' offsets, summed over images and pixels."""
-    for b in prange(len(images)):
-        block = slice(b * plan.images, (b + 1) * plan.images)
-        _lay_out(x[block], plan, images[b])
-        _lay_out_gradient(g[block], plan, gradients[b])
+    for part in prange(threads):
+        _lay_out_blocks(np.int64(part), threads, x, g, plan, images, gradients)
+    for part in prange(threads):
+        _correlate_part(np.int64(part), threads, plan, groups, images, gradients, gradient)
 
-    # Threads share out the tiles of the result, not the images, so that every sum runs in the same order.
-    row_tiles, term_tiles = -(-(len(gradient) // groups) // DOTS), -(-plan.sources.size // TAPS)
-    parts = min(groups * row_tiles, threads)
-    pieces = min(term_tiles, -(-threads // parts))
-    for q in prange(parts * pieces):
-        part, piece = divmod(np.int64(q), pieces)
-        rows = (part * groups * row_tiles // parts, (part + 1) * groups * row_tiles // parts)
-        terms = (piece * term_tiles // pieces, (piece + 1) * term_tiles // pieces)
-        _correlate_tiles(rows, terms, row_tiles, groups, plan, images, gradients, gradient)
+
+def _correlate_alone(x, g, plan, groups, images, gradients, gradient):
+    """The same in this thread, for what is done sooner than other threads are woken."""
+    _lay_out_blocks(0, 1, x, g, plan, images, gradients)
+    _correlate_part(0, 1, plan, groups, images, gradients, gradient)
+
+
+@jit
+def _lay_out_blocks(part, parts, x, g, plan, images, gradients):
+    for b in range(part * len(images) // parts, (part + 1) * len(images) // parts):
+        _lay_out(x[b * plan.images : (b + 1) * plan.images], plan, images[b])
+        _lay_out_gradient(g[b * plan.images : (b + 1) * plan.images], plan, gradients[b])
 
 
 @jit
@@ -277,25 +307,36 @@ def _lay_out_gradient(g, plan, rows):
 
 
 @jit
-def _correlate_tiles(rows, terms, row_tiles, groups, plan, images, gradients, gradient):
-    """Compute the tiles of the result whose numbers lie in the ranges `rows` and `terms`."""
+def _correlate_part(part, parts, plan, groups, images, gradients, gradient):
+    """One of `parts` shares of the result: of its rows, and of its terms too where there are few rows.
+
+    All images are summed here and in their order, so that the bits do not depend on the number of parts.
+    """
     lanes = VECTOR_BYTES // images.itemsize
     outs, width = len(gradient) // groups, gradients.shape[2]
-    sums = np.zeros((rows[1] - rows[0], terms[1] - terms[0], -(-DOTS * TAPS // lanes) * lanes), gradient.dtype)
+    row_tiles, term_tiles = -(-outs // DOTS), -(-plan.sources.size // TAPS)
+    shares = min(groups * row_tiles, parts)
+    pieces = parts // shares
+    share, piece = divmod(part, pieces)
+    if share >= shares:
+        return
+    first_row, last_row = share * groups * row_tiles // shares, (share + 1) * groups * row_tiles // shares
+    first_term, last_term = piece * term_tiles // pieces, (piece + 1) * term_tiles // pieces
+    sums = np.zeros((last_row - first_row, last_term - first_term, -(-DOTS * TAPS // lanes) * lanes), gradient.dtype)
     flat = sums.reshape(-1)
     tiles_in_slice = max(1, plan.sources.size * SLICE_BYTES // (plan.group * images.itemsize * TAPS))
     for b in range(len(images)):
         g = gradients[b].reshape(-1)
-        for begin in range(terms[0], terms[1], tiles_in_slice):
-            for t in range(rows[0], rows[1]):
+        for begin in range(first_term, last_term, tiles_in_slice):
+            for t in range(first_row, last_row):
                 group, row = t // row_tiles, t % row_tiles * DOTS
                 at, first = plan.start + group * plan.group, (group * outs + row) * width
-                for k in range(begin, min(begin + tiles_in_slice, terms[1])):
-                    to = ((t - rows[0]) * sums.shape[1] + k - terms[0]) * sums.shape[2]
+                for k in range(begin, min(begin + tiles_in_slice, last_term)):
+                    to = ((t - first_row) * sums.shape[1] + k - first_term) * sums.shape[2]
                     _dots(g, first, width, images[b], at, plan.offsets, k * TAPS, width // lanes, flat, to)
-    for t in range(rows[0], rows[1]):
+    for t in range(first_row, last_row):
         row, end = t // row_tiles * outs + t % row_tiles * DOTS, (t // row_tiles + 1) * outs
-        for k in range(terms[0], terms[1]):
+        for k in range(first_term, last_term):
             for m in range(min(DOTS, end - row)):
                 for i in range(min(TAPS, plan.sources.size - k * TAPS)):
-                    gradient[row + m, k * TAPS + i] = sums[t - rows[0], k - terms[0], m * TAPS + i]
+                    gradient[row + m, k * TAPS + i] = sums[t - first_row, k - first_term, m * TAPS + i]

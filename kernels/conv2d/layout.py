@@ -151,4 +151,5 @@ def layout(
 def _images_in_block(vertical: Axis, horizontal: Axis, count: int, pixels: int, tile: int) -> int:
     most = max(1, min(count, pixels // (vertical.extent * horizontal.pitch)))
     rows = max(rows for _, rows, _ in vertical.grids)
-    return min(range(most, 0, -1), key=lambda n: -(-rows * n * horizontal.pitch // tile) * tile / n)
+    # The last block is as long as the others, even where images are missing.
+    return min(range(most, 0, -1), key=lambda n: -(-count // n) * -(-rows * n * horizontal.pitch // tile))
