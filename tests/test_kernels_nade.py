@@ -339,7 +339,7 @@ def test_wrong_shapes_and_dtypes_are_named():
         nade.forward(p.x, W[:, :0], V[:, :0], b, c[:0])
     with pytest.raises(ValueError, match="start must be between 0 and the 12 pixels, got 13"):
         nade.complete(p.x, 13, p.u, W, V, b, c)
-    with pytest.raises(TypeError, match="takes .*, got builtins.list"):
+    with pytest.raises(TypeError, match=r"takes .*, got builtins.list"):
         nade.implementation("tinygen.kernels.nade", [1.0])
 
 

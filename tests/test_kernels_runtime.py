@@ -126,7 +126,7 @@ def test_implementation_is_chosen_by_the_array():
     assert runtime.implementation("tinygen.kernels.nade", np.zeros(2)).__name__ == "tinygen.kernels.nade.cpu"
     like_cupy = type("ndarray", (), {"__module__": "cupy"})
     assert runtime.implementation("tinygen.kernels.nade", like_cupy()).__name__ == "tinygen.kernels.nade.cuda"
-    with pytest.raises(TypeError, match="takes .*, got builtins.float"):
+    with pytest.raises(TypeError, match=r"takes .*, got builtins.float"):
         runtime.implementation("tinygen.kernels.nade", 1.0)
 
 
