@@ -70,10 +70,11 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
 
     pixels, hidden = arrays["V"].shape
     uniforms, drawn = _uniforms_and_draws(count, arrays)
+    nothing = np.zeros_like(uniforms)
     compiled, notes = _compiled(lambda: _torch_sample(nade_torch.compiled_sampler(), uniforms, arrays), quick)
 
     def sample(module: ModuleType) -> Results:
-        return {"x": module.sample(uniforms, *arrays.values())}
+        return {"x": module.complete(nothing, 0, uniforms, *arrays.values())}
 
     return Case(
         f"nade-sample {count}",
@@ -120,7 +121,7 @@ def _named(loss: Any, gradients: Any) -> Results:
 def _loss_and_gradients(module: ModuleType, x: np.ndarray, W: np.ndarray, V: np.ndarray, b: np.ndarray, c: np.ndarray):
     log_prob, residual = module.forward(x, W, V, b, c)
     cotangent = np.full(len(x), -1 / len(x), x.dtype)
-    return _named(-log_prob.mean(), module.backward(cotangent, residual, x, W, V))
+    return _named(-log_prob.mean(), module.backward(cotangent, x, W, V, residual))
 
 
 def _tinygen_loss(x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
