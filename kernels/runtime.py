@@ -126,7 +126,8 @@ def _cache_folder() -> Iterator[None]:
 
 @functools.cache
 def _shared_digest() -> str:
-    shared = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__).parent
+    shared = sorted([*here.glob("*.py"), *here.glob("*/microkernel.py")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in shared)).hexdigest()[:12]
 
 
