@@ -6,14 +6,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from cuda_shim import WITHOUT_COMPILER, cuda_on_cpu
+from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernels_conv2d import OPERATIONS, arrays_of, assert_close, problems, run
 from tinygen.kernels import runtime
 from tinygen.kernels.conv2d import cuda, reference
 
-needs_compiler = pytest.mark.skipif(WITHOUT_COMPILER is not None, reason=str(WITHOUT_COMPILER))
 SETTINGS = ((2, 1), (1, 1), (1, 2), 2)
 
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import hypothesis
 import numpy as np
 import pytest
-from cuda_shim.emulate import emulated, needs_compiler
+from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import strategies as st
 from scipy import stats
 from tinygen.kernels import nade
-from tinygen.kernels.nade import cpu, reference
+from tinygen.kernels.nade import cpu, cuda, reference
 from tinygen.kernels.runtime import configured_numba
 
 GRADIENTS = ("W", "V", "b", "c")
@@ -158,21 +158,21 @@ def test_cpu_equals_reference_at_full_size(dtype):
 @given(20, drawn=problems)
 def test_cuda_equals_reference(drawn):
     p = problem(**drawn | {"B": min(drawn["B"], 3)})
-    with emulated("tinygen.kernels.nade.cuda") as cuda:
+    with cuda_on_cpu():
         assert_close(gradients(cuda, p), gradients(reference, p), TOLERANCE[drawn["dtype"]])
 
 
 @needs_compiler
 @BOTH_DTYPES
-def test_cuda_with_more_states_than_shared_memory_holds(dtype):
+def test_cuda_with_many_hidden_units(dtype):
     p = problem(B=2, D=30, H=2000, ones=0.9, dtype=dtype, scale=0.05)
-    with emulated("tinygen.kernels.nade.cuda") as cuda:
+    with cuda_on_cpu():
         assert_close(gradients(cuda, p), gradients(reference, p), TOLERANCE[dtype])
 
 
 @needs_compiler
 def test_cuda_samples_like_the_reference():
-    with emulated("tinygen.kernels.nade.cuda") as cuda:
+    with cuda_on_cpu():
         for start in (0, 5, 39, 40):
             p = problem(B=3, D=40, H=33, seed=start)
             expected = reference.complete(p.x, start, p.u, *p.parameters)

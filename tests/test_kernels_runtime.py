@@ -1,4 +1,4 @@
-"""What kernels share: choosing CPU or GPU, Numba's configuration, elementary functions, vectors, the CUDA emulator."""
+"""What kernels share: choosing CPU or GPU, Numba's configuration, elementary functions, vectors."""
 
 import re
 import shutil
@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_shim import emulate
 from tinygen.kernels import runtime, simd, vectormath
 from tinygen.kernels.runtime import configured_numba, jit, pjit
 
@@ -309,59 +308,3 @@ def test_cuda_source_compiles_without_a_warning(source, real, architecture, tmp_
     done = subprocess.run([*command, "-o", tmp_path / "out.cubin", source], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr
-
-
-# ---- The emulator, which must not let a wrong kernel pass ----
-
-SUM = """
-extern "C" __global__ void sum(const REAL *x, REAL *total, int *counts, int n) {
-    extern __shared__ REAL partial[];
-    __shared__ int places[2];
-    REAL mine = 0;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) mine += x[i];
-    partial[threadIdx.x] = mine;
-    {BARRIER}
-    if (threadIdx.x == 0) {
-        REAL all = 0;
-        for (int k = 0; k < blockDim.x; k++) all += partial[k];
-        atomicAdd(total, all);
-        counts[(int)blockIdx.x + {OFFSET}] = __popc(blockDim.x);
-    }
-    int lane = threadIdx.x % 32;
-    unsigned odd = __ballot_sync(0xffffffffu, lane % 2);
-    if (odd != 0xaaaaaaaau || __shfl_xor_sync(0xffffffffu, lane, 1) != (lane ^ 1)) total[0] = -1;
-    if (__shfl_sync(0xffffffffu, lane, 7) != 7 || (lane && __shfl_up_sync(0xffffffffu, lane, 1) != lane - 1)) total[0] = -1;
-}
-"""
-
-
-def emulated_sum(tmp_path, barrier="__syncthreads();", offset="0", dtype=np.float64, counts_dtype=np.int32):
-    source = tmp_path / "sum.cu"
-    source.write_text(SUM.replace("{BARRIER}", barrier).replace("{OFFSET}", offset))
-    x, total, counts = np.arange(1000, dtype=dtype), np.zeros(1, dtype), np.zeros(2, counts_dtype)
-    kernel = emulate.cuda_function(source, "sum", np.float64)
-    kernel((2,), (64,), (x, total, counts, np.int32(x.size)), shared_mem=64 * 8)
-    return total[0], counts.tolist()
-
-
-@emulate.needs_compiler
-def test_emulator_runs_a_correct_kernel(tmp_path):
-    assert emulated_sum(tmp_path) == (999 * 500, [1, 1])
-
-
-@emulate.needs_compiler
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"barrier": ""}, "depends on the order of its threads"),
-        ({"barrier": "if (threadIdx.x < 40) __syncthreads(); else __syncwarp();"}, "different barriers|order of its threads"),
-        ({"offset": "2"}, "wrote outside of argument 2"),
-        ({"offset": "-1"}, "wrote outside of argument 2"),
-        ({"dtype": np.float32}, r"argument 0 of sum is \*f4, declared \*f8"),
-        ({"counts_dtype": np.int64}, r"argument 2 of sum is \*i8, declared \*i4"),
-    ],
-    ids=["no barrier", "divergent barrier", "behind", "in front", "float32", "int64"],
-)
-def test_emulator_catches(tmp_path, change, complaint):
-    with pytest.raises(AssertionError, match=complaint):
-        emulated_sum(tmp_path, **change)

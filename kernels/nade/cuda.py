@@ -1,5 +1,6 @@
-"""NADE on the GPU: launches of the kernels in nade.cu. The equations are in reference.py."""
+"""NADE on the GPU. Warps walk the pixels, lanes own hidden units; nade.cu says how the work is cut."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,50 +8,64 @@ import numpy as np
 from ..runtime import cuda_function, cupy, multiprocessors
 
 SOURCE = Path(__file__).with_name("nade.cu")
-THREADS = 512  # of an example: sixteen rows of V at a time
-COLUMNS = 64  # of W and V, in one block of threads going back
-STATES = 16  # at most, kept in shared memory at a time
-SHARED = 47 * 1024  # bytes; every device gives a block 48 KiB without being asked, static arrays included
+LANES = 32
+UNITS, WARPS, EXAMPLES = 2, 8, 2  # as in nade.cu
+EXAMPLES_PER_BLOCK = 4  # of nade_dots, that read the same rows
+THREADS = 256
+BLOCKS_PER_MULTIPROCESSOR = 4  # more shares of the examples would only be more partial sums
 
 
 def forward(x, W, V, b, c):
-    """See reference.py. The bits depend on the device's kind only."""
-    x, W, V, b, c = map(cupy().ascontiguousarray, (x, W, V, b, c))
+    """See reference.py."""
+    x, W, V, b, c = _contiguous(x, W, V, b, c)
     (B, D), H = x.shape, c.size
-    log_prob, logits, a = (cupy().empty(shape, x.dtype) for shape in ((B,), (B, D), (B, H)))
-    batch = max(1, min(STATES, (SHARED - 4 * D) // (H * x.itemsize)))
-    arguments = (x, W, V, b, c, log_prob, logits, a, np.int32(D), np.int32(H), np.int32(batch))
-    _launch("nade_forward", (B,), THREADS, arguments, batch * H * x.itemsize + 4 * D)
-    return log_prob, (logits, a)
+    tiles = -(-H // (LANES * UNITS))
+    shapes = ((tiles, B, D), (B, H), (B, D), (B,))
+    partial, last, logits, log_prob = (cupy().empty(shape, x.dtype) for shape in shapes)
+    bits = _bits(x)
+    grid = (-(-B // EXAMPLES_PER_BLOCK), tiles)
+    _launch("nade_dots", x, grid, (LANES, EXAMPLES_PER_BLOCK), bits, W, V, c, partial, last, B, D, H, bits.shape[1])
+    _launch("nade_log_prob", x, B, THREADS, x, partial, b, logits, log_prob, B, D, tiles)
+    return log_prob, (logits, last)
 
 
 def backward(g, x, W, V, residual):
-    """See reference.py. The examples are shared out so that every multiprocessor has a block of threads."""
-    g, x, W, V, logits = map(cupy().ascontiguousarray, (g, x, W, V, residual[0]))
-    (B, D), H = x.shape, W.shape[1]
-    blocks = -(-H // COLUMNS)
-    shares = max(1, min(B, multiprocessors() // blocks))
-    a, g_a, g_logits = residual[1].copy(), cupy().empty((B, H), x.dtype), cupy().empty_like(x)
-    gW, gV = cupy().empty((shares, D, H), x.dtype), cupy().empty((shares, D, H), x.dtype)
-    _launch("nade_g_logits", (-(-x.size // THREADS),), THREADS, (g, x, logits, g_logits, np.int32(B), np.int32(D)))
-    sizes = np.int32(B), np.int32(D), np.int32(H)
-    _launch("nade_backward", (blocks, shares), COLUMNS, (x, W, V, g_logits, a, g_a, gW, gV, *sizes))
-    return gW.sum(0), gV.sum(0), g_logits.sum(0), g_a.sum(0)
+    """See reference.py. Blocks sum over shares of the examples, and the shares are added up."""
+    g, x, W, V, logits, last = _contiguous(g, x, W, V, *residual)
+    (B, D), H, tiles = x.shape, W.shape[1], -(-W.shape[1] // LANES)
+    d, bits = cupy().empty_like(logits), _bits(x)
+    blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors()
+    _launch("nade_cotangent", x, min(-(-d.size // THREADS), blocks), THREADS, g, x, logits, d, B, D)
+    shares = min(-(-B // (WARPS * EXAMPLES)), -(-blocks // tiles))
+    partial = cupy().empty((shares, 2 * D + 1, H), x.dtype)
+    _launch("nade_backward", x, (tiles, shares), (LANES, WARPS), bits, d, last, W, V, partial, B, D, H, bits.shape[1])
+    return partial[:, :D].sum(axis=0), partial[:, D:-1].sum(axis=0), d.sum(axis=0), partial[:, -1].sum(axis=0)
 
 
 def complete(x, start, uniforms, W, V, b, c):
-    """See reference.py."""
-    uniforms, W, V, b, c = map(cupy().ascontiguousarray, (uniforms, W, V, b, c))
+    """See reference.py. A block draws one example."""
     x = x.copy(order="C")
-    D, H = W.shape
-    arguments = (x, uniforms, W, V, b, c, np.int32(start), np.int32(D), np.int32(H))
-    _launch("nade_complete", (len(x),), THREADS, arguments, 2 * H * x.itemsize)
+    uniforms, W, V, b = _contiguous(uniforms, W, V, b)
+    a = c + x[:, :start] @ W[:start]
+    _launch("nade_complete", x, len(x), THREADS, x, uniforms, W, V, b, a, cupy().empty_like(a), start, *W.shape)
     return x
 
 
-def _launch(name, grid, threads, arguments, shared=0):
-    function = cuda_function(SOURCE, name, arguments[0].dtype)
-    if shared > SHARED:
-        function.max_dynamic_shared_size_bytes = shared
-    if all(grid):
-        function(grid, (threads,), arguments, shared_mem=shared)
+def _bits(x):
+    """x (B, D) as bits, in words of 32 pixels."""
+    B, D = x.shape
+    bits = cupy().empty((B, -(-D // LANES)), "uint32")
+    _launch("nade_bits", x, -(-bits.size * LANES // THREADS), THREADS, x, bits, B, D, bits.shape[1])
+    return bits
+
+
+def _contiguous(*arrays):
+    return tuple(map(cupy().ascontiguousarray, arrays))
+
+
+def _launch(name, like, grid, block, *arguments):
+    """Run a kernel compiled for the dtype of `like`, unless there is nothing to do. The kernels' integers are C's int."""
+    grid, block = (size if isinstance(size, tuple) else (size,) for size in (grid, block))
+    if math.prod(grid):
+        arguments = tuple(np.int32(value) if isinstance(value, int) else value for value in arguments)
+        cuda_function(SOURCE, name, like.dtype)(grid, block, arguments)

@@ -1,16 +1,23 @@
 """A CuPy whose device is this machine's processor, so that a kernel's cuda.py and .cu are tested without a GPU.
 
-    from cuda_shim import cuda_on_cpu
+    from cuda_shim import cuda_on_cpu, needs_compiler
 
-    with cuda_on_cpu(multiprocessors=3, seed=1):
-        y = tinygen.kernels.NAME.cuda.forward(x, weight)        # NumPy arrays in and out
+    @needs_compiler
+    def test_my_kernel():
+        with cuda_on_cpu(multiprocessors=3):
+            y = tinygen.kernels.my_kernel.cuda.forward(x, weight)        # NumPy arrays in and out
 
 Inside, `import cupy` gives a module that is NumPy but for what it takes to compile and launch: `RawModule` hands the .cu to
-g++ behind cuda_shim.h (which says what is caught there) and `get_function` launches it through ctypes, arguments checked
-against the kernel's parameters. So what runs is the cuda.py and the loader in kernels/runtime.py that a GPU runs. What
-`empty` returns is NaN. `seed` draws the order in which blocks and threads run (0: that of their indices): a kernel without
-a race gives the same bits for every seed. With CUDA_SHIM_SANITIZE set in the environment, g++ adds the address and
-undefined-behaviour sanitizers; the process must then have been started as `sanitized` says.
+g++ behind cuda_shim.h (which says what is supported) and `get_function` launches it through ctypes. So what runs is the very
+cuda.py, and the very loader in kernels/runtime.py, that a GPU runs. What `empty` returns is NaN.
+
+Each launch looks for what a GPU would not say. Arguments must match the kernel's parameters, arrays be contiguous, sizes be
+within a device's limits. The kernel runs twice, on copies: once with blocks and threads in the order of their indices, once
+in an order drawn from `seed`; the bits must be the same, which they are not where a barrier is missing or a sum depends on who
+comes first. Nothing may be written in front of or behind an array, and what is read there is NaN.
+
+With CUDA_SHIM_SANITIZE set in the environment, g++ adds the address and undefined-behaviour sanitizers, which see every wrong
+access, shared memory included; the process must then have been started with the environment that `sanitized` returns.
 """
 
 import atexit
@@ -30,12 +37,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from tinygen.kernels import runtime
 
 COMPILER = os.environ.get("CXX", "g++")
-WITHOUT_COMPILER = None if shutil.which(COMPILER) else f"needs a C++ compiler: {COMPILER} is not on the path"
+needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason=f"needs a C++ compiler: {COMPILER} is not on the path")
 SANITIZE = "CUDA_SHIM_SANITIZE" in os.environ
 FLAGS = ["-std=c++20", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
+GUARD = 0 if SANITIZE else 4096  # bytes on both sides of every array
 HEADER = Path(__file__).with_name("cuda_shim.h")
 CHECKS = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -50,7 +59,7 @@ class CompileError(Exception):
 class RawModule:
     """The kernels of a source text, compiled by g++ with the -D and -I among the options."""
 
-    def __init__(self, code: str, options: tuple[str, ...] = (), seed: int = 0):
+    def __init__(self, code: str, options: tuple[str, ...] = (), seed: int = 1):
         self._build = functools.partial(_library, code, options)
         self._seed = seed
 
@@ -78,15 +87,38 @@ class Function:
     def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0) -> None:
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
         self._check_sizes(grid, block, shared_mem)
-        given = " ".join(map(_code, args))
-        if len(args) != len(self._signature) or not all(map(_fits, self._signature, args)):
-            raise TypeError(f"{self.name} takes ({' '.join(self._signature)}), got ({given})")
-        values = [_value(argument) for argument in args]
+        self._check_arguments(args)
+        first, second = (self._run(grid, block, args, shared_mem, seed) for seed in (0, self._seed))
+        for number, argument in enumerate(args):
+            if isinstance(argument, np.ndarray):
+                if first[number].tobytes() != second[number].tobytes():
+                    raise RuntimeError(f"{self.name}: argument {number} depends on the order in which threads run")
+                if first[number].tobytes() != argument.tobytes():
+                    argument[...] = first[number]
+
+    def _run(self, grid: tuple, block: tuple, args: tuple, shared_mem: int, seed: int) -> list:
+        """The arguments, arrays as copies, after a run on them. Arrays at one address share a copy."""
+        guarded = {a.ctypes.data: _guarded(a) for a in args if isinstance(a, np.ndarray)}
+        copies = [guarded[a.ctypes.data] if isinstance(a, np.ndarray) else a for a in args]
+        values = [np.array([a.ctypes.data if isinstance(a, np.ndarray) else a]) for a in copies]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         sizes = [np.array(size, np.uint32) for size in (grid, block)]
-        failure = self._launch(*(size.ctypes.data for size in sizes), shared_mem, pointers, self._seed)
+        failure = self._launch(*(size.ctypes.data for size in sizes), shared_mem, pointers, seed)
         if failure:
             raise RuntimeError(f"{self.name}: {failure.decode()}")
+        for number, copy in enumerate(copies):
+            if isinstance(copy, np.ndarray):
+                memory = copy.base
+                if (memory[:GUARD] != 0xFF).any() or (memory[GUARD + copy.nbytes :] != 0xFF).any():
+                    raise RuntimeError(f"{self.name}: something was written outside of argument {number}")
+        return copies
+
+    def _check_arguments(self, args: tuple) -> None:
+        if len(args) != len(self._signature) or not all(map(_fits, self._signature, args)):
+            raise TypeError(f"{self.name} takes ({' '.join(self._signature)}), got ({' '.join(map(_code, args))})")
+        for number, argument in enumerate(args):
+            if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
+                raise ValueError(f"{self.name}: argument {number} is not contiguous, and a kernel sees its memory only")
 
     def _check_sizes(self, grid: tuple, block: tuple, shared_mem: int) -> None:
         for name, size, most in (("grid", grid, (2**31 - 1, 65535, 65535)), ("block", block, (1024, 1024, 64))):
@@ -125,7 +157,7 @@ class CudaOnCpu(types.ModuleType):
 
 
 @contextlib.contextmanager
-def cuda_on_cpu(multiprocessors: int = 4, seed: int = 0) -> Iterator[CudaOnCpu]:
+def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1) -> Iterator[CudaOnCpu]:
     """Let `import cupy`, and kernels/runtime.py with it, find the device described above."""
     caches = (runtime.cupy, runtime._cuda_module)
     with mock.patch.dict(sys.modules, cupy=CudaOnCpu(multiprocessors, seed)):
@@ -164,9 +196,11 @@ def _fits(parameter: str, argument: Any) -> bool:
     return parameter == _code(argument) or (parameter.startswith("PV") and isinstance(argument, np.ndarray))
 
 
-def _value(argument: Any) -> np.ndarray:
-    """An array of one element, which is what the kernel's parameter shall hold."""
-    return np.array([argument.ctypes.data], np.uintp) if isinstance(argument, np.ndarray) else np.array([argument])
+def _guarded(array: np.ndarray) -> np.ndarray:
+    memory = np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8)  # NaN, where it is read as floating-point numbers
+    copy = np.ndarray(array.shape, array.dtype, memory, GUARD)
+    copy[...] = array
+    return copy
 
 
 @functools.cache

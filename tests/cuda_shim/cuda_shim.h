@@ -1,235 +1,256 @@
-// CUDA C++ on the CPU: enough of it to run a kernel's arithmetic where there is no GPU.
+// CUDA C++ on a CPU, for tests: what a .cu file takes for granted, so that g++ compiles it and a test can launch it.
 //
-// `g++ -include cuda_shim.h` compiles a .cu file whose kernels use: threadIdx, blockIdx, blockDim, gridDim (all three
-// dimensions); __shared__ arrays, static or dynamic (`extern __shared__ T name[]`, one name per file, which emulate.py
-// passes as SHIM_DYNAMIC); __syncthreads; the warp functions below with a full mask, each warp's lanes together;
-// atomicAdd and atomicCAS; the mathematical functions of <math.h>; min and max.
+// The blocks of a grid run in turn. The threads of a block are fibers (fibers.h) that yield where CUDA's wait: at
+// __syncthreads, and at the warp functions with their masks. So results repeat; and since only the order in which fibers are
+// resumed decides what they see of one another, a missing barrier shows as results that change with the seed of that order.
+// Other mistakes that a GPU lets pass are errors here, one line each: a barrier that some threads leave out, lanes named in a
+// mask that do not come, a shuffle from a lane that is not in it, arguments that do not match the kernel's parameters, and
+// sizes beyond a device's limits. Shared memory starts as NaN in every block.
 //
-// The threads of a block are fibers on one thread of the operating system: each runs until it waits at a barrier or
-// ends, in ascending or in descending order (`shim_descending`). A kernel that forgets a barrier gives different
-// results in the two orders; one whose threads wait at different barriers is reported as a deadlock, not run forever.
-// Blocks run one after the other. Nothing here says anything about speed.
-//
-// Kernels are started through `shim_call`, which emulate.py generates for each kernel that it finds in the source.
-
+// Another kernel needs nothing but its .cu and cuda.py: see __init__.py. Of CUDA's own there are the index variables, dim3
+// and the vector types, static and dynamic __shared__ memory (`extern __shared__ T name[];` inside a function), __constant__,
+// __syncthreads and its _count, _and, _or, __syncwarp, shuffles, votes, atomics, __ldg, bit functions, and the mathematical
+// functions that are not in math.h but in use here; add what a new kernel needs. There are no inline PTX, no tensor cores and
+// no cooperative groups, and blocks that wait for one another (through a counter in global memory) never end. CUDA_ON_CPU is
+// defined, for a kernel that must know.
 #pragma once
-
 #include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __host__
-#define __constant__ const
-#define __forceinline__ inline
-#define __launch_bounds__(...)
-#define __align__(n) alignas(n)
-// Block-scope `thread_local` is static, and `extern thread_local` a declaration: just what both uses need.
-#define __shared__ thread_local
+// ---- CUDA's types ----
 
-using std::max;
-using std::min;
+#define SHIM_VECTOR(T, name)                                                   \
+    struct alignas(2 * sizeof(T)) name##2 { T x, y; };                         \
+    struct name##3 { T x, y, z; };                                             \
+    struct alignas(16) name##4 { T x, y, z, w; };                              \
+    inline name##2 make_##name##2(T x, T y) { return {x, y}; }                 \
+    inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }         \
+    inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+SHIM_VECTOR(float, float)
+SHIM_VECTOR(double, double)
+SHIM_VECTOR(int, int)
+SHIM_VECTOR(unsigned, uint)
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
 
-namespace shim {
+#include "fibers.h"  // the index variables, too
 
-constexpr int kWarp = 32;
-constexpr size_t kStack = 64 * 1024;
+// ---- Launching ----
 
-struct Barrier {
-    int arrived = 0, members = 0;
-    unsigned generation = 0;
-};
+namespace cuda_shim {
 
-struct Warp {
-    Barrier barrier;
-    uint64_t slots[kWarp];
-};
+static std::unique_ptr<char[]> dynamic_shared;
 
-struct Fiber {
-    ucontext_t context;
-    dim3 thread;
-    int number = 0;
-    bool done = false;
-};
-
-inline ucontext_t scheduler;
-inline std::vector<Fiber> fibers;
-inline std::unique_ptr<char[]> stacks;  // not zeroed: most of it is never touched
-inline std::vector<Warp> warps;
-inline Barrier block_barrier;
-inline Fiber *current = nullptr;
-inline dim3 grid, block_size, block_index;
-inline bool progress = false;  // since the scheduler last looked
-inline void (*body)(void **) = nullptr;
-inline void **body_arguments = nullptr;
-
-inline void open(Barrier &barrier) {
-    barrier.arrived = 0;
-    barrier.generation++;
-    progress = true;
+// 'f4' for float, 'i8' for long long, 'Pf4' for float*, and so on: kind and bytes, as NumPy writes them.
+template <class T>
+std::string code() {
+    if constexpr (std::is_pointer_v<T>) return "P" + code<std::remove_cv_t<std::remove_pointer_t<T>>>();
+    const char* kind = std::is_same_v<T, bool>         ? "b"
+                       : std::is_floating_point_v<T> ? "f"
+                       : !std::is_integral_v<T>      ? "V"
+                       : std::is_signed_v<T>         ? "i"
+                                                     : "u";
+    return kind + std::to_string(sizeof(T));
 }
 
-inline void wait(Barrier &barrier) {
-    unsigned generation = barrier.generation;
-    if (++barrier.arrived == barrier.members) {
-        open(barrier);
+template <class... A>
+const char* signature(void (*)(A...)) {
+    static const std::string text = ((code<A>() + " ") + ... + "");
+    return text.c_str();
+}
+
+#ifdef __SANITIZE_ADDRESS__
+inline void spoil_static_shared() {}
+#else
+extern "C" __attribute__((weak)) char __start_cuda_shared[], __stop_cuda_shared[];
+inline void spoil_static_shared() { memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared); }
+#endif
+
+// Run `body` in every thread of a grid. Returns null, or what went wrong. Seed 0 resumes blocks and threads in the order of
+// their indices, any other one in an order drawn from it.
+static const char* run_grid(const unsigned* grid, const unsigned* block, size_t shared, unsigned seed) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    threads = size_t(block[0]) * block[1] * block[2];
+    error.clear();
+    std::vector<size_t> order(size_t(grid[0]) * grid[1] * grid[2]);
+    std::iota(order.begin(), order.end(), size_t(0));
+    std::mt19937 random(seed);
+    if (seed) std::shuffle(order.begin(), order.end(), random);
+    for (size_t k : order) {
+        blockIdx = {unsigned(k % grid[0]), unsigned(k / grid[0] % grid[1]), unsigned(k / grid[0] / grid[1])};
+        spoil_static_shared();
+        dynamic_shared.reset(new char[shared]);
+        memset(dynamic_shared.get(), 0xff, shared);
+        run_block(seed ? &random : nullptr);
+        if (!error.empty()) return error.c_str();
     }
-    while (barrier.generation == generation) swapcontext(&current->context, &scheduler);
+    return nullptr;
 }
 
-inline void leave(Barrier &barrier) {  // a thread that has ended is waited for no more
-    barrier.members--;
-    if (barrier.members && barrier.arrived == barrier.members) open(barrier);
+// Run a kernel; `arguments` points to the value of each parameter.
+template <class... A>
+const char* launch(void (*kernel)(A...), const unsigned* grid, const unsigned* block, size_t shared, void** arguments,
+                   unsigned seed) {
+    auto call = [&] {
+        [&]<size_t... N>(std::index_sequence<N...>) {
+            kernel(*static_cast<A*>(arguments[N])...);
+        }(std::index_sequence_for<A...>());
+    };
+    body = {[](void* argument) { (*static_cast<decltype(call)*>(argument))(); }, &call};
+    return run_grid(grid, block, shared, seed);
 }
 
-inline Warp &warp() { return warps[current->number / kWarp]; }
+// ---- Warps ----
 
-inline void run_fiber() {
-    body(body_arguments);
-    current->done = true;
-    progress = true;
-    leave(warp().barrier);
-    leave(block_barrier);
-    swapcontext(&current->context, &scheduler);
+inline void meet(const char* function, unsigned mask, uint64_t given = 0) {
+    if (!(mask >> current->lane & 1)) fail(std::string(function) + ": the calling lane is not in its mask");
+    wait(IN_WARP_FUNCTION, function, mask, given);
 }
 
-inline bool run_block(bool descending) {  // false: deadlock
-    int count = block_size.x * block_size.y * block_size.z;
-    if (int(fibers.size()) < count) stacks.reset(new char[count * kStack]);
-    fibers.resize(max(count, int(fibers.size())));
-    warps.assign((count + kWarp - 1) / kWarp, Warp());
-    block_barrier = Barrier();
-    block_barrier.members = count;
-    for (int n = 0; n < count; n++) {
-        Fiber &fiber = fibers[n];
-        fiber.number = n;
-        fiber.done = false;
-        fiber.thread = {n % block_size.x, n / block_size.x % block_size.y, n / block_size.x / block_size.y};
-        warps[n / kWarp].barrier.members++;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack = {.ss_sp = &stacks[n * kStack], .ss_flags = 0, .ss_size = kStack};
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, run_fiber, 0);
-    }
-    for (int alive = count; alive;) {
-        progress = false;
-        for (int k = 0; k < count; k++) {
-            current = &fibers[descending ? count - 1 - k : k];
-            if (current->done) continue;
-            swapcontext(&scheduler, &current->context);
-            alive -= current->done;
-        }
-        if (!progress) return false;
-    }
-    return true;
-}
-
-template <typename T>
-T exchange(T value, int source) {  // what lane `source` of this warp gave
-    Warp &mine = warp();
-    static_assert(sizeof(T) <= sizeof(uint64_t), "a lane exchanges at most 8 bytes");
-    memcpy(&mine.slots[current->number % kWarp], &value, sizeof(T));
-    wait(mine.barrier);
-    if (source >= 0 && source < kWarp) memcpy(&value, &mine.slots[source], sizeof(T));
-    wait(mine.barrier);
+// The value of lane `source`, or the caller's own where that lies outside its segment of `width` lanes.
+template <class T>
+T shuffle(const char* function, unsigned mask, T value, int source, int width) {
+    static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves at most 8 bytes");
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    meet(function, mask, bits);
+    if ((source & ~(width - 1)) != (current->lane & ~(width - 1))) return value;
+    if (!(mask >> source & 1)) fail(std::string(function) + ": lane " + std::to_string(source) + " is not in the mask");
+    memcpy(&value, &current->seen[source], sizeof value);
     return value;
 }
 
-template <typename T>
-std::string kind() {
-    if constexpr (std::is_pointer_v<T>) {
-        return "*" + kind<std::remove_cv_t<std::remove_pointer_t<T>>>();
-    } else {
-        return (std::is_floating_point_v<T> ? "f" : std::is_signed_v<T> ? "i" : "u") + std::to_string(sizeof(T));
+inline unsigned ballot(const char* function, unsigned mask, bool vote) {
+    meet(function, mask, vote);
+    unsigned result = 0;
+    for (int l = 0; l < LANES; l++)
+        if (mask >> l & 1) result |= unsigned(current->seen[l]) << l;
+    return result;
+}
+
+inline int block_vote(const char* function, bool vote) {
+    wait(IN_BLOCK_BARRIER, function, 0, vote);
+    return block_votes;
+}
+
+template <class T, class F>
+T atomic(T* address, F change) {
+    const T old = *address;
+    *address = change(old);
+    return old;
+}
+
+}  // namespace cuda_shim
+
+// ---- CUDA's functions ----
+
+constexpr int warpSize = 32;
+
+inline void __syncthreads() { cuda_shim::block_vote("__syncthreads", false); }
+inline int __syncthreads_count(int vote) { return cuda_shim::block_vote("__syncthreads_count", vote); }
+inline int __syncthreads_or(int vote) { return cuda_shim::block_vote("__syncthreads_or", vote) > 0; }
+inline int __syncthreads_and(int vote) { return cuda_shim::block_vote("__syncthreads_and", !vote) == 0; }
+inline void __syncwarp(unsigned mask = ~0u) { cuda_shim::meet("__syncwarp", mask); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+    const int segment = cuda_shim::current->lane & ~(width - 1);
+    return cuda_shim::shuffle("__shfl_sync", mask, value, segment + (source & (width - 1)), width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+    return cuda_shim::shuffle("__shfl_xor_sync", mask, value, cuda_shim::current->lane ^ bits, width);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+    return cuda_shim::shuffle("__shfl_up_sync", mask, value, cuda_shim::current->lane - int(delta), width);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+    return cuda_shim::shuffle("__shfl_down_sync", mask, value, cuda_shim::current->lane + int(delta), width);
+}
+inline unsigned __ballot_sync(unsigned mask, int vote) { return cuda_shim::ballot("__ballot_sync", mask, vote); }
+inline int __any_sync(unsigned mask, int vote) { return cuda_shim::ballot("__any_sync", mask, vote) != 0; }
+inline int __all_sync(unsigned mask, int vote) { return cuda_shim::ballot("__all_sync", mask, vote) == mask; }
+
+#define SHIM_ATOMIC(name, value)                                \
+    template <class T>                                          \
+    T name(T* address, std::type_identity_t<T> operand) {       \
+        return cuda_shim::atomic(address, [=](T old) -> T { return value; }); \
     }
+SHIM_ATOMIC(atomicAdd, old + operand)
+SHIM_ATOMIC(atomicSub, old - operand)
+SHIM_ATOMIC(atomicMax, std::max(old, operand))
+SHIM_ATOMIC(atomicMin, std::min(old, operand))
+SHIM_ATOMIC(atomicExch, ((void)old, operand))
+template <class T>
+T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> operand) {
+    return cuda_shim::atomic(address, [=](T old) { return old == expected ? operand : old; });
+}
+template <class T>
+T __ldg(const T* address) {
+    return *address;
 }
 
-template <typename... Arguments>
-std::string kinds(void (*)(Arguments...)) {
-    return ((kind<Arguments>() + " ") + ... + "");
-}
-
-template <typename... Arguments, size_t... I>
-void apply(void (*kernel)(Arguments...), void **arguments, std::index_sequence<I...>) {
-    kernel(*static_cast<std::remove_cv_t<Arguments> *>(arguments[I])...);
-}
-
-template <typename... Arguments>
-void apply(void (*kernel)(Arguments...), void **arguments) {
-    apply(kernel, arguments, std::index_sequence_for<Arguments...>());
-}
-
-inline int launch(void (*kernel)(void **), const unsigned *sizes, void **arguments, bool descending) {
-    grid = {sizes[0], sizes[1], sizes[2]};
-    block_size = {sizes[3], sizes[4], sizes[5]};
-    body = kernel;
-    body_arguments = arguments;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                block_index = {x, y, z};
-                if (!run_block(descending)) return 1;
-            }
-    return 0;
-}
-
-inline int lane() { return current->number % kWarp; }
-
-}  // namespace shim
-
-#define threadIdx (shim::current->thread)
-#define blockIdx (shim::block_index)
-#define blockDim (shim::block_size)
-#define gridDim (shim::grid)
-#define warpSize (shim::kWarp)
-
-inline void __syncthreads() { shim::wait(shim::block_barrier); }
-inline void __syncwarp(unsigned = ~0u) { shim::wait(shim::warp().barrier); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
+inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
+inline float rsqrt(float x) { return 1 / sqrtf(x); }
+inline double rsqrt(double x) { return 1 / sqrt(x); }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
 
-template <typename T>
-T __shfl_sync(unsigned, T value, int source) {
-    return shim::exchange(value, source);
-}
-template <typename T>
-T __shfl_down_sync(unsigned, T value, unsigned offset) {
-    return shim::exchange(value, shim::lane() + int(offset));
-}
-template <typename T>
-T __shfl_up_sync(unsigned, T value, unsigned offset) {
-    return shim::exchange(value, shim::lane() - int(offset));
-}
-template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
-    return shim::exchange(value, shim::lane() ^ mask);
-}
-inline unsigned __ballot_sync(unsigned, bool vote) {
-    unsigned votes = 0;
-    for (int lane = 0; lane < shim::kWarp; lane++) votes |= unsigned(shim::exchange(int(vote), lane) != 0) << lane;
-    return votes;
-}
+#define SHIM_EXTREME(name, floating, x_first)                               \
+    template <class A, class B>                                             \
+    constexpr auto name(A a, B b) {                                         \
+        using T = std::common_type_t<A, B>;                                 \
+        const T x = a, y = b;                                               \
+        if constexpr (std::is_floating_point_v<T>) return T(floating(x, y)); \
+        else return x_first ? x : y;                                        \
+    }
+SHIM_EXTREME(max, fmax, x > y)
+SHIM_EXTREME(min, fmin, x < y)
 
-template <typename T>
-T atomicAdd(T *address, T value) {
-    T old = *address;
-    *address = old + value;
-    return old;
-}
-template <typename T>
-T atomicCAS(T *address, T expected, T value) {
-    T old = *address;
-    if (old == expected) *address = value;
-    return old;
-}
+// ---- CUDA's words: last, since the standard library's headers use some of them ----
+
+#define CUDA_ON_CPU 1
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
+#define __align__(n) alignas(n)
+#define __launch_bounds__(...)
+#ifdef __SANITIZE_ADDRESS__
+#define __shared__ static  // with guards around it
+#else
+#define __shared__ static __attribute__((section("cuda_shared")))
+#endif
+
+#define SHIM_KERNEL(kernel)                                                                                          \
+    extern "C" const char* shim_signature_##kernel() { return cuda_shim::signature(kernel); }                        \
+    extern "C" const char* shim_launch_##kernel(const unsigned* grid, const unsigned* block, size_t shared,          \
+                                                void** arguments, unsigned seed) {                                   \
+        return cuda_shim::launch(kernel, grid, block, shared, arguments, seed);                                      \
+    }
