@@ -13,6 +13,7 @@ from benchmarks import agreement, entries, machine, measure, report
 from benchmarks.registry import BENCHMARKS, Benchmark
 
 RESULTS = Path(__file__).parent / "results"
+BUSY = "with a core taken, threads that wait for each other by spinning lose by far the most, and no figure is worth quoting"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 120)
     threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
     torch.set_num_threads(threads)
-    description = machine.describe(threads)
+    description = machine.describe(threads) | {"load_before": machine.load()}
     ceilings = machine.ceilings(seconds=0.01, size=64, copied=(2**16,)) if options.quick else machine.ceilings()
+    if (description["load_before"] or 0) > 0.5:
+        print(f"other processes are running (load {description['load_before']:.1f}): {BUSY}", file=sys.stderr)
     report.print_machine(description, ceilings, console)
     folder = options.out or (None if options.quick else RESULTS)
     agreed = True

@@ -55,6 +55,11 @@ def describe(threads: int) -> dict[str, object]:
     }
 
 
+def load() -> float | None:
+    """Processes that wanted a core, averaged over the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text()

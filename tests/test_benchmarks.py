@@ -125,6 +125,7 @@ def test_report_holds_every_sample_and_no_host_name(planted, tmp_path):
     assert record["benchmark"] == "planted"
     assert record["quick"] is True
     assert record["machine"]["cores"] >= 1
+    assert record["machine"]["load_before"] >= 0
     assert record["versions"]["torch"] == torch.__version__
     assert set(record["ceilings"]) == {"flops", "copy_bytes", "transcendentals"}
     (case,) = record["cases"]
@@ -186,6 +187,13 @@ def test_all_sides_agree_at_tiny_sizes(name):
         assert case.work.floor(machine.ceilings(0.0, 16, (1024,))) > 0
         cases += 1
     assert cases > 0
+
+
+def test_a_busy_machine_is_named(planted, monkeypatch, capsys):
+    planted.append(_case())
+    monkeypatch.setattr(machine, "load", lambda: 3.0)
+    assert main(["planted", "--quick"]) == 0
+    assert "other processes are running (load 3.0)" in capsys.readouterr().err
 
 
 def test_list_needs_no_torch(monkeypatch, capsys):

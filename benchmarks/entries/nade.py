@@ -34,7 +34,7 @@ def nade(quick: bool) -> Iterator[Case]:
     sides = [Side(name, "theirs", _torch_loss(formulation, x, arrays)) for name, formulation in formulations.items()]
     compiled, notes = _compiled(lambda: _torch_loss(nade_torch.compiled_blocks(), x, arrays), quick)
     sides += [Side("PyTorch: compiled blocks", "theirs", run) for run in compiled]
-    ones = x.sum()
+    ones = float(x.sum())
     yield Case(
         "nade",
         sides=(
@@ -50,7 +50,7 @@ def nade(quick: bool) -> Iterator[Case]:
             bytes=4 * (x.size + 2 * sum(array.size for array in arrays.values())),
             transcendentals={"sigmoid": (batch + ones) * hidden + x.size, "softplus": x.size},
         ),
-        settings=_settings(batch, pixels, hidden) | {"ones_per_image": float(ones / batch), "data": "mnist5k, threshold"},
+        settings=_settings(batch, pixels, hidden) | {"ones_per_image": ones / batch, "data": "mnist5k, threshold"},
         notes=notes,
     )
 
