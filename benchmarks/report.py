@@ -155,9 +155,9 @@ def plot(record: dict[str, Any], save: Callable[[Any], None]) -> None:
             low, median, high = (1e3 * side["seconds"][key] for key in ("low", "median", "high"))
             whiskers = [[median - low], [high - median]]
             axes.errorbar(median, y, xerr=whiskers, fmt="o", capsize=3, color=colours[side["role"]])
-            axes.annotate(
-                f"{side['ratio_to_ours']['median']:.2g}x", (median, y), (0, 5), textcoords="offset points", fontsize=7
-            )
+            ratio = side["ratio_to_ours"]["median"]
+            label = f"{ratio:.{0 if ratio >= 10 else 1 if ratio >= 1 else 2}f}x"
+            axes.annotate(label, (median, y), (0, 5), textcoords="offset points", fontsize=7)
         axes.axvline(1e3 * case["floor_seconds"], linestyle="--", color="tab:red", linewidth=1)
         axes.set_yticks(range(len(case["sides"])), [side["name"] for side in reversed(case["sides"])], fontsize=8)
         axes.set_ylim(-0.6, len(case["sides"]) - 0.2)
