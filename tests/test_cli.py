@@ -211,6 +211,21 @@ def test_complete_gives_the_upper_half_and_keeps_it(command):
     assert not np.array_equal(completed[14:], original[14:])
 
 
+@pytest.mark.parametrize("order", ["raster", "column", "random"])
+def test_complete_gives_what_the_model_s_order_has_first(command, order):
+    assert command(f"train nade --epochs 1 --set hidden=2 --set order={order} --out a")[0] == 0
+    assert command("complete a -n 2")[0] == 0
+    with Image.open("a/completions-0.png") as image:
+        pixels = np.asarray(image)[::2, ::2]
+    given, completed, original = (pixels[1 + 29 * row : 29 + 29 * row, 1:29] for row in range(3))
+    shown = given != 128
+    assert shown.sum() == 392
+    assert np.array_equal(completed[shown], original[shown])
+    assert np.array_equal(given[shown], original[shown])
+    half = {"raster": shown[:14], "column": shown[:, :14]}.get(order)
+    assert half is None or half.all()
+
+
 def test_pictures_and_models_that_cannot_be_are_refused(command, monkeypatch):
     assert command("train toy --epochs 1 --out a")[0] == 0
     assert "must end in .png" in complaint(command("sample a --out a.jpg"))

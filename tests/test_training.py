@@ -476,6 +476,12 @@ def test_a_nan_in_validation_is_named_too(digits, monkeypatch):
         Training(run, digits).go()
 
 
+def test_an_update_that_breaks_a_weight_is_named(digits, monkeypatch):
+    monkeypatch.setattr(toy.Toy, "loss", lambda self, x, rng: (self.bias * 1e3).sum())
+    with pytest.raises(Diverged, match="at step 1: the loss became -inf: the update before made bias infinite or NaN"):
+        Training(new_run(lr=1e38, optimizer="sgd"), digits).go()
+
+
 def test_weights_that_are_not_finite_are_never_saved(digits):
     run = new_run()
     training = Training(run, digits)

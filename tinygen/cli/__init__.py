@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("sample", "runs:sample", "draw samples from a trained run into a picture")
     _add_picture(command, count=100, what="samples")
 
-    command = add("complete", "runs:complete", "show test digits to a run and let it fill in their lower halves")
+    command = add("complete", "runs:complete", "show halves of test digits to a run and let it fill in the others")
     _add_picture(command, count=10, what="digits")
 
     command = add("gradcheck", "tools:gradcheck", "check the gradients of every op, layer, kernel and model")

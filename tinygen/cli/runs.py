@@ -50,7 +50,7 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def complete(options: argparse.Namespace) -> int:
-    """Fill in the lower half of test digits: rows of what was given, what the model made of it, and the original."""
+    """Fill in halves of test digits: rows of what was given, what the model made of it, and the original."""
     run = Run.open(options.run)
     out = _picture(options, run, f"completions-{options.seed}.png")
     model = restore(run, usable_device(options.device))
@@ -62,14 +62,14 @@ def complete(options: argparse.Namespace) -> int:
         raise RunError(f"-n {options.count} is more than the {len(examples)} test digits")
     examples = examples[np.sort(rng.permutation(len(examples))[: options.count])]
     shape = tuple(run.config["data"]["shape"])
-    observed = np.broadcast_to(np.arange(shape[0])[:, None] < shape[0] // 2, shape)
+    observed = model.first_half(examples.shape[1])
     try:
         with model.evaluating():
-            completed = model.complete(to_device(examples, model.device), observed.reshape(-1), rng)
-    except (NotImplementedError, ValueError) as error:
-        raise RunError(f"{run.path} cannot complete lower halves: {error}") from error
-    completed = to_device(completed, "cpu").reshape(-1, *shape)
-    gallery.write_png(out, gallery.completions(examples.reshape(-1, *shape), observed, completed))
+            completed = to_device(model.complete(to_device(examples, model.device), observed, rng), "cpu")
+    except NotImplementedError as error:
+        raise RunError(f"{run.path} cannot be completed: {error}") from error
+    originals, completed = examples.reshape(-1, *shape), completed.reshape(-1, *shape)
+    gallery.write_png(out, gallery.completions(originals, observed.reshape(shape), completed))
     print(out)
     return 0
 

@@ -57,6 +57,11 @@ class Model(nn.Module):
         """`x` with the entries where the boolean mask `observed` (dimensions,) is False drawn given the others."""
         raise NotImplementedError(f"{type(self).__name__} cannot fill in pixels")
 
+    def first_half(self, dimensions: int) -> np.ndarray:
+        """Boolean mask (dimensions,) of the half that `complete` can be given: the upper half of an image, unless the
+        model visits the pixels in another order than row by row."""
+        return np.arange(dimensions) < dimensions // 2
+
     def optimizers(self, recipe: Recipe) -> Optimizers:
         """The optimizers of one training step, by name. Default: the recipe's, over all parameters, as "model"."""
         return Optimizers({"model": optim_from(recipe, self.parameters())}, clip=recipe.clip)

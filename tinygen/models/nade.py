@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from tinygen import Tensor, nn
-from tinygen.backend import Array, module_of
+from tinygen.backend import Array, module_of, to_device
 from tinygen.kernels import nade as kernel
 from tinygen.models.base import Model, pixel_log_odds
 from tinygen.models.orderings import inverse, ordering
@@ -90,6 +90,8 @@ class NADE(Model):
     ):
         super().__init__()
         D, H = dimensions, hidden
+        if H < 1:
+            raise ValueError(f"hidden = {H} is out of range: at least 1")
         order = np.arange(D) if order is None else np.asarray(order)
         if sorted(order.tolist()) != list(range(D)):
             raise ValueError(f"order must be a permutation of 0 to {D - 1}, got {order!r:.60}")
@@ -136,6 +138,12 @@ class NADE(Model):
         uniforms = xp.asarray(rng.random(visited.shape, dtype=np.float64).astype(self.b.dtype))
         filled = kernel.complete(visited, start, uniforms, *(p._data for p in (self.W, self.V, self.b, self.c)))
         return filled[:, inverse(order)]
+
+    def first_half(self, dimensions: int) -> np.ndarray:
+        """Boolean mask (D,) of the half of the pixels that is visited first."""
+        mask = np.zeros(dimensions, bool)
+        mask[to_device(self.order, "cpu")[: dimensions // 2]] = True
+        return mask
 
     def _visited(self, x: Array) -> Array:
         """The pixels of x (B, D) in the model's order, as numbers of the parameters' dtype."""

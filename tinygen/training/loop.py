@@ -129,6 +129,9 @@ class Training:
                     raise NotFiniteError(f"{name} became {value}")
             return figures
         except NotFiniteError as error:
+            for name, parameter in self.model.state_dict().items():
+                if not np.isfinite(parameter).all():
+                    raise NotFiniteError(f"{error}: the update before made {name} infinite or NaN") from None
             rng.bit_generator.state = before
             try:
                 with detect_anomaly(), suppress(NotFiniteError):
