@@ -37,11 +37,10 @@ _narrow_row = convolve_tile(1, 1)
 _dots = correlate_tile(DOTS, TAPS)
 
 BLOCK_PIXELS = 512  # smaller images are computed side by side, so that vectors are full
-LONG_BLOCK_PIXELS = (
-    1536  # the same for the weight gradient, whose dot products are long, but whose rows stay in the first cache
-)
+LONG_BLOCK_PIXELS = 1024  # the same for the weight gradient: dot products are long, but their rows stay in the first cache
 SERIAL_BELOW = 1 << 21  # multiplications: about as long as it takes to wake the other threads
 SLICE_BYTES = 1 << 18  # of input that the weight gradient goes through again and again, from the second cache
+POOL_BYTES = 1 << 28  # as much is kept for the next call
 
 _pool = threading.local()
 
@@ -135,10 +134,12 @@ def _buffers(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     Fresh memory of this size costs more than filling it, since the system maps and clears every page.
     """
     sizes = [prod(shape) for shape in shapes]
-    held = getattr(_pool, "memory", None)
-    if held is None or held.nbytes < sum(sizes) * dtype.itemsize:
-        held = _pool.memory = np.empty(-(-sum(sizes) * dtype.itemsize // 8), np.float64)
-    flat, start, buffers = held.view(dtype), 0, []
+    memory = getattr(_pool, "memory", None)
+    if memory is None or memory.nbytes < sum(sizes) * dtype.itemsize:
+        memory = np.empty(-(-sum(sizes) * dtype.itemsize // 8), np.float64)
+        if memory.nbytes <= POOL_BYTES:
+            _pool.memory = memory
+    flat, start, buffers = memory.view(dtype), 0, []
     for shape, size in zip(shapes, sizes):
         buffers.append(flat[start : start + size].reshape(shape))
         start += size
@@ -286,6 +287,7 @@ def _correlate_alone(x, g, plan, groups, images, gradients, gradient):
 
 @jit
 def _lay_out_blocks(part, parts, x, g, plan, images, gradients):
+    """One of `parts` equal shares of the blocks of images and of their output gradients, copied into buffers."""
     for b in range(part * len(images) // parts, (part + 1) * len(images) // parts):
         _lay_out(x[b * plan.images : (b + 1) * plan.images], plan, images[b])
         _lay_out_gradient(g[b * plan.images : (b + 1) * plan.images], plan, gradients[b])

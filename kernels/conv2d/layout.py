@@ -1,4 +1,4 @@
-"""How the CPU kernels lay out images so that every tap of a convolution reads one shifted flat row.
+"""Which taps of a convolution meet which pixels, and how the CPU kernels lay out images so that a tap is one shifted flat row.
 
 Take one axis of length n, stride s. Tap a of output i reads x[i s + a d - p]. Write a d - p = shift s + phase with
 0 <= phase < s: the tap reads entry i + shift of the phase image x[phase::s]. So once the s phases lie apart, a strided
@@ -79,7 +79,7 @@ class Layout(NamedTuple):
     size: int  # of the buffer of a block
     grids: np.ndarray  # (grids, 6): range of its terms, first output row and column, rows and columns of outputs
     sources: np.ndarray  # (terms,): which weight a term takes, counted from the first weight of its output channel
-    offsets: np.ndarray  # (terms + padding,): how far from the output's place in the buffer the term's pixel lies
+    offsets: np.ndarray  # (terms + spare,): how far from the output's place in the buffer the term's pixel lies
 
 
 class Window(NamedTuple):
@@ -149,6 +149,7 @@ def layout(
 
 
 def _images_in_block(vertical: Axis, horizontal: Axis, count: int, pixels: int, tile: int) -> int:
+    """The number of images in a block with which the blocks have the fewest tiles together; the largest such number."""
     most = max(1, min(count, pixels // (vertical.extent * horizontal.pitch)))
     rows = max(rows for _, rows, _ in vertical.grids)
     # The last block is as long as the others, even where images are missing.

@@ -142,14 +142,13 @@ def _copy_in(builder, source, at, across, step, width, target, to, line, pitch, 
                 value = _shuffle(builder, value, rest, [2 * j if 2 * j < n else 2 * j + 1 for j in range(n)])
             _store(builder, value, _at(builder, write, builder.add(builder.mul(i, line), position)))
 
-        def row(i, state):
+        def row(i):
             _pieces(builder, width, _vector(source).count if known_step else 1, lambda position, n: move(i, position, n))
             gap = _at(builder, write, builder.add(builder.mul(i, line), width))
             zero = ir.Constant(source.type.pointee, 0.0)
-            _loop(builder, builder.sub(pitch, width), [], lambda j, _: builder.store(zero, _at(builder, gap, j)) and [])
-            return state
+            _repeat(builder, builder.sub(pitch, width), lambda j: builder.store(zero, _at(builder, gap, j)))
 
-        _loop(builder, height, [], row)
+        _repeat(builder, height, row)
 
     _by_step(builder, step, rows)
 
@@ -174,7 +173,7 @@ def _copy_out(builder, source, at, pitch, line, shift, target, to, across, step,
         _store(builder, value, _at(builder, line_write, builder.mul(position, step)))
 
     def rows(known_step):
-        def row(i, state):
+        def row(i):
             begin, end = _at(builder, read, builder.mul(i, line)), _at(builder, write, builder.mul(i, across))
             if known_step:
                 whole = builder.sdiv(width, step)
@@ -182,16 +181,15 @@ def _copy_out(builder, source, at, pitch, line, shift, target, to, across, step,
                 if known_step == 2:
                     with builder.if_then(builder.trunc(width, ir.IntType(1))):
                         move(begin, end, whole, 1, 1)
-                return state
+            else:
+                _repeat(builder, step, lambda q: phase(begin, end, q))
 
-            def phase(q, state):
-                count = builder.sdiv(builder.sub(builder.add(width, step), builder.add(q, _INDEX(1))), step)
-                here, there = _at(builder, begin, builder.mul(q, pitch)), _at(builder, end, q)
-                return _loop(builder, count, state, lambda j, _: move(here, there, j, 1, 1) or [])
+        def phase(begin, end, q):
+            count = builder.sdiv(builder.sub(builder.add(width, step), builder.add(q, _INDEX(1))), step)
+            here, there = _at(builder, begin, builder.mul(q, pitch)), _at(builder, end, q)
+            _repeat(builder, count, lambda j: move(here, there, j, 1, 1))
 
-            return _loop(builder, step, state, phase)
-
-        _loop(builder, height, [], row)
+        _repeat(builder, height, row)
 
     _by_step(builder, step, rows)
 
@@ -199,7 +197,7 @@ def _copy_out(builder, source, at, pitch, line, shift, target, to, across, step,
 def _pieces(builder, count, lanes, move):
     """Call `move(position, n)` for pieces that cover `count` elements: vectors, then halves of them, down to one element."""
     whole = builder.sdiv(count, _INDEX(lanes))
-    _loop(builder, whole, [], lambda i, _: move(builder.mul(i, _INDEX(lanes)), lanes) or [])
+    _repeat(builder, whole, lambda i: move(builder.mul(i, _INDEX(lanes)), lanes))
     position = builder.mul(whole, _INDEX(lanes))
     n = lanes // 2
     while n:
@@ -315,3 +313,13 @@ def _loop(builder, count, state, body):
     builder.branch(check)
     builder.position_at_end(after)
     return phis
+
+
+def _repeat(builder, count, body):
+    """`for i in range(count): body(i)`."""
+
+    def turn(i, state):
+        body(i)
+        return state
+
+    _loop(builder, count, [], turn)
