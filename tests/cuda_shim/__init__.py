@@ -60,14 +60,17 @@ class RawModule:
     """The kernels of a source text, compiled by g++ with the -D and -I among the options."""
 
     def __init__(self, code: str, options: tuple[str, ...] = (), seed: int = 1):
-        self._build = functools.partial(_library, code, options)
+        self._source = code, options
         self._seed = seed
 
-    def compile(self) -> None:
-        self._build()
+    def compile(self) -> ctypes.CDLL:
+        library = _library(*self._source)
+        if isinstance(library, CompileError):
+            raise library
+        return library
 
     def get_function(self, name: str) -> "Function":
-        return Function(self._build(), name, self._seed)
+        return Function(self.compile(), name, self._seed)
 
 
 class Function:
@@ -171,19 +174,13 @@ def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1) -> Iterator[CudaOnCpu]:
 
 
 def sanitized() -> dict[str, str] | None:
-    """The environment for a Python process that runs kernels with sanitizers, or None where g++ has none."""
-    library = subprocess.run(
-        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The environment for a Python process that runs kernels with sanitizers, or None where the compiler has none."""
+    command = [COMPILER, "-print-file-name=libasan.so"]
+    library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if not os.path.isabs(library):
         return None
-    # Python frees little at its end, and libraries of other compilers must not be asked to link with ASan.
-    options = {
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "LD_PRELOAD": library,
-        "CUDA_SHIM_SANITIZE": "1",
-    }
-    return {**os.environ, **options}
+    asan = "detect_leaks=0:detect_stack_use_after_return=0"  # Python frees little at its end; fibers have their own stacks
+    return {**os.environ, "ASAN_OPTIONS": asan, "LD_PRELOAD": library, "CUDA_SHIM_SANITIZE": "1"}
 
 
 def _code(argument: Any) -> str:
@@ -211,20 +208,25 @@ def _folder() -> Path:
 
 
 @functools.cache
-def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
+def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL | CompileError:
     chosen = [option for option in options if option.startswith(("-D", "-I"))]
-    code = _compile(f'#line 1 "kernel.cu"\n{code}', "-E", *chosen)  # macros may hide kernels
-    code = DYNAMIC_SHARED.sub(r"\1* const \2 = reinterpret_cast<\1*>(cuda_shim::dynamic_shared.get());", code)
-    launchers = "".join(f"SHIM_KERNEL({name})\n" for name in KERNEL.findall(code))
-    # The unnamed namespace gives templates internal linkage: their shared arrays could not be in one section otherwise.
-    text = f'#include "{HEADER}"\nnamespace {{\n{code}\n}}\n{launchers}'
     target = _folder() / f"{len(list(_folder().iterdir()))}.so"
-    _compile(text, *FLAGS, *(CHECKS if SANITIZE else ["-O1"]), "-o", str(target))
+    try:
+        code = _compile(f'#line 1 "kernel.cu"\n{code}', "-E", *chosen)  # macros may hide kernels
+        code = DYNAMIC_SHARED.sub(r"\1* const \2 = reinterpret_cast<\1*>(cuda_shim::dynamic_shared.get());", code)
+        launchers = "".join(f"SHIM_KERNEL({name})\n" for name in KERNEL.findall(code))
+        # The unnamed namespace gives templates internal linkage: their shared arrays could not be in one section otherwise.
+        text = f'#include "{HEADER}"\nnamespace {{\n{code}\n}}\n{launchers}'
+        _compile(text, *FLAGS, *(CHECKS if SANITIZE else ["-O1"]), "-o", str(target))
+    except CompileError as error:
+        return error
     return ctypes.CDLL(str(target))
 
 
 def _compile(text: str, *arguments: str) -> str:
-    built = subprocess.run([COMPILER, *arguments, "-x", "c++", "-"], input=text, capture_output=True, text=True)
+    command = [COMPILER, *arguments, "-x", "c++", "-"]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    built = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     if built.returncode:
         raise CompileError(built.stderr)
     return built.stdout
