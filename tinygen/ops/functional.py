@@ -165,11 +165,16 @@ def _same_shape(name: str, x: Any, target: Any) -> None:
         raise ValueError(f"{name}: input has shape {x.shape}, target {np.shape(array_of(target))}: expected the same")
 
 
+@differentiable(x=lambda g, x, target: g * (2.0 * (x - target)), target=lambda g, x, target: g * (2.0 * (target - x)))
+def _squared_error(x: Array, target: Array, /) -> Array:
+    difference = x - target
+    return difference * difference
+
+
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """(x - target)^2."""
     _same_shape("mse_loss", x, target)
-    difference = x - target
-    return _reduce(difference * difference, reduction)
+    return _reduce(_squared_error(x, target), reduction)
 
 
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:

@@ -12,7 +12,7 @@ from tinygen.ops.shape import broadcast_to, expand_dims, reshape, squeeze, swapa
 from tinygen.tensor import array_of
 
 
-@differentiable(a=lambda g, b: _matmul(g, swapaxes(b, -1, -2)), b=lambda g, a: _matmul(swapaxes(a, -1, -2), g))
+@differentiable(a=lambda g, b: g @ b.swapaxes(-1, -2), b=lambda g, a: a.swapaxes(-1, -2) @ g)
 def _matmul(a: Array, b: Array, /) -> Array:
     return module_of(a, b).matmul(a, b)
 
@@ -35,12 +35,12 @@ def matmul(a: Any, b: Any) -> Any:
 
 
 def _flat(x: Any) -> Any:
-    return x if x.ndim == 2 else reshape(x, (-1, x.shape[-1]))
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 @differentiable(
-    x=lambda g, weight: _matmul(g, weight),
-    weight=lambda g, x: _matmul(swapaxes(_flat(g), 0, 1), _flat(x)),
+    x=lambda g, weight: g @ weight,
+    weight=lambda g, x: _flat(g).T @ _flat(x),
     bias=lambda g: g,
 )
 def _linear(x: Array, weight: Array, bias: Array, /) -> Array:

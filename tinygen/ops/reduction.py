@@ -23,11 +23,11 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 def _restore(value: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
     """Give a reduced value its axes of length 1 back, so that it broadcasts against `shape`."""
-    return value if keepdims or not shape else expand_dims(value, _axes(axis, len(shape)))
+    return value if keepdims or axis is None else expand_dims(value, _axes(axis, len(shape)))
 
 
 def _count(shape: tuple[int, ...], axis: Axis) -> int:
-    return math.prod(shape[a] for a in _axes(axis, len(shape)))
+    return math.prod(shape) if axis is None else math.prod(shape[a] for a in _axes(axis, len(shape)))
 
 
 def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
@@ -37,13 +37,13 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Any:
 @differentiable(x=lambda g, x_shape, axis, keepdims: _spread(g, x_shape, axis, keepdims))
 def sum(x: Array, /, axis: Axis = None, keepdims: bool = False) -> Array:
     """Sum over `axis`; the gradient is the cotangent, repeated."""
-    return module_of(x).sum(x, axis=axis, keepdims=keepdims)
+    return x.sum(axis=axis, keepdims=keepdims)
 
 
 @differentiable(x=lambda g, x_shape, axis, keepdims: _spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
 def mean(x: Array, /, axis: Axis = None, keepdims: bool = False) -> Array:
     """Arithmetic mean over `axis`."""
-    return module_of(x).mean(x, axis=axis, keepdims=keepdims)
+    return x.sum(axis=axis, keepdims=keepdims) / _count(x.shape, axis)
 
 
 def _var_gradient(g: Any, x: Any, axis: Axis, ddof: int, keepdims: bool) -> Any:
