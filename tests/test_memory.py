@@ -93,7 +93,7 @@ def test_no_reference_cycles():
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(o, Node) for o in gc.get_objects())
+        before = sum(type(o) is Node for o in gc.get_objects())
         x = leaf(*np.ones(10))
         watches = []
         for create in (False, True):
@@ -104,7 +104,7 @@ def test_no_reference_cycles():
             watches += [weakref.ref(y._node), weakref.ref(h._node)]
             del h, y, g
         assert all(watch() is None for watch in watches)
-        assert sum(isinstance(o, Node) for o in gc.get_objects()) == before + 1  # x's own
+        assert sum(type(o) is Node for o in gc.get_objects()) == before + 1  # x's own
     finally:
         gc.enable()
 

@@ -114,11 +114,14 @@ def backpropagate(
     while pending.queue:
         node = heappop(pending.queue)[1]  # the youngest
         g, owned = pending.sums.pop(node)
-        if node in found or (inputs is None and node.op is None):
+        if node in found:
             found[node] = g if owned else g.copy()  # rules may hand on views, or one array twice
-        if node.op is not None and _apply_rules(node, g, pending, targets, wrap) and not retain:
+        if _apply_rules(node, g, pending, targets, wrap) and not retain:
             node.saved = None
             node.stamps = ()
+    for node, (g, owned) in pending.sums.items():  # what is left are the leaves
+        if inputs is None or node in found:
+            found[node] = g if owned else g.copy()
     if inputs is not None:
         return [found[node] for node in inputs]
     for node, g in found.items():  # only now, so that a walk which fails half-way leaves every gradient as it was
@@ -140,7 +143,8 @@ class _Pending:
         held = self.sums.get(node)
         if held is None:
             self.sums[node] = (share, fresh)
-            heappush(self.queue, (node.serial, node))
+            if node.op is not None:  # a leaf has nobody to send to: its sum waits for the end
+                heappush(self.queue, (node.serial, node))
         elif held[1]:
             held[0].__iadd__(share)
         else:
@@ -237,5 +241,7 @@ def _undo_broadcast(g: Any, shape: tuple[int, ...]) -> Any:
     The one place where broadcasting is undone; g is an array or a Tensor.
     """
     extra = g.ndim - len(shape)
+    if g.shape[extra:] == shape:
+        return g.sum(axis=0 if extra == 1 else tuple(range(extra)))
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
     return g.sum(axis=axes).reshape(shape) if axes else g.reshape(shape)

@@ -19,7 +19,9 @@ REDUCTIONS = ("mean", "sum", "none")
 def _reduce(losses: Any, reduction: str) -> Any:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is unknown: expected one of {REDUCTIONS}")
-    return mean(losses) if reduction == "mean" else sum(losses) if reduction == "sum" else losses
+    if reduction == "none":
+        return losses
+    return losses.sum() / losses.size if reduction == "mean" else losses.sum()
 
 
 def embedding(indices: Any, weight: Any) -> Any:
@@ -112,13 +114,19 @@ def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-
     return _scale_and_shift(_standardize(x, tuple(range(2, x.ndim)), eps), weight, bias)
 
 
+def _entrywise(g: Any, x: Any, reduction: str) -> Any:
+    """The cotangent of each entry's loss from that of the reduced one; the entries broadcast a single number themselves."""
+    return g / x.size if reduction == "mean" else g
+
+
 @differentiable(
-    logits=lambda g, logits, targets: g * (sigmoid(logits) - targets),
-    targets=lambda g, logits: -g * logits,
+    logits=lambda g, logits, targets, reduction: _entrywise(g, logits, reduction) * (sigmoid(logits) - targets),
+    targets=lambda g, logits, reduction: _entrywise(g, logits, reduction) * -logits,
 )
-def _bce(logits: Array, targets: Array, /) -> Array:
+def _bce(logits: Array, targets: Array, /, reduction: str) -> Array:
     xp = module_of(logits, targets)
-    return xp.maximum(logits, 0) - logits * targets + xp.log1p(xp.exp(-xp.abs(logits)))
+    losses = xp.maximum(logits, 0) - logits * targets + xp.log1p(xp.exp(-xp.abs(logits)))
+    return _reduce(losses, reduction)
 
 
 def binary_cross_entropy_with_logits(logits: Any, targets: Any, reduction: str = "mean") -> Any:
@@ -128,7 +136,7 @@ def binary_cross_entropy_with_logits(logits: Any, targets: Any, reduction: str =
     """
     if logits.shape != np.shape(array_of(targets)):
         raise ValueError(f"logits have shape {logits.shape}, targets {np.shape(array_of(targets))}: expected the same")
-    return _reduce(_bce(logits, targets), reduction)
+    return _bce(logits, targets, reduction=reduction)
 
 
 def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
@@ -165,16 +173,19 @@ def _same_shape(name: str, x: Any, target: Any) -> None:
         raise ValueError(f"{name}: input has shape {x.shape}, target {np.shape(array_of(target))}: expected the same")
 
 
-@differentiable(x=lambda g, x, target: g * (2.0 * (x - target)), target=lambda g, x, target: g * (2.0 * (target - x)))
-def _squared_error(x: Array, target: Array, /) -> Array:
+@differentiable(
+    x=lambda g, x, target, reduction: _entrywise(g, x, reduction) * (2.0 * (x - target)),
+    target=lambda g, x, target, reduction: _entrywise(g, x, reduction) * (2.0 * (target - x)),
+)
+def _squared_error(x: Array, target: Array, /, reduction: str) -> Array:
     difference = x - target
-    return difference * difference
+    return _reduce(difference * difference, reduction)
 
 
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Any:
     """(x - target)^2."""
     _same_shape("mse_loss", x, target)
-    return _reduce(_squared_error(x, target), reduction)
+    return _squared_error(x, target, reduction=reduction)
 
 
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Any:

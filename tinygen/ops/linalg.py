@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygen.backend import Array, module_of
 from tinygen.op import differentiable
-from tinygen.ops.shape import broadcast_to, expand_dims, reshape, squeeze, swapaxes
+from tinygen.ops.shape import broadcast_to, expand_dims, squeeze, swapaxes
 from tinygen.tensor import array_of
 
 
