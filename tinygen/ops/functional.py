@@ -123,7 +123,7 @@ def _entrywise(g: Any, x: Any, reduction: str) -> Any:
     logits=lambda g, logits, targets, reduction: _entrywise(g, logits, reduction) * (sigmoid(logits) - targets),
     targets=lambda g, logits, reduction: _entrywise(g, logits, reduction) * -logits,
 )
-def _bce(logits: Array, targets: Array, /, reduction: str) -> Array:
+def _bce(logits: Array, targets: Array, /, reduction: str = "none") -> Array:
     xp = module_of(logits, targets)
     losses = xp.maximum(logits, 0) - logits * targets + xp.log1p(xp.exp(-xp.abs(logits)))
     return _reduce(losses, reduction)
@@ -177,7 +177,7 @@ def _same_shape(name: str, x: Any, target: Any) -> None:
     x=lambda g, x, target, reduction: _entrywise(g, x, reduction) * (2.0 * (x - target)),
     target=lambda g, x, target, reduction: _entrywise(g, x, reduction) * (2.0 * (target - x)),
 )
-def _squared_error(x: Array, target: Array, /, reduction: str) -> Array:
+def _squared_error(x: Array, target: Array, /, reduction: str = "none") -> Array:
     difference = x - target
     return _reduce(difference * difference, reduction)
 
