@@ -1,5 +1,6 @@
 """The CUDA kernels, compiled for this processor (see cuda_shim), against their references."""
 
+import re
 import subprocess
 import sys
 
@@ -16,14 +17,28 @@ from tinygen.kernels.conv2d import reference as conv2d_reference
 from tinygen.kernels.nade import cuda as nade
 from tinygen.kernels.nade import reference as nade_reference
 
+from tinygen import checks
+
 pytestmark = needs_compiler
 
 EXAMPLES = 6 if SANITIZE else 30
 TOLERANCE = {np.float32: 3e-5, np.float64: 2e-13}
 
-dtypes = st.sampled_from([np.float32] if SANITIZE else [np.float32, np.float64])  # both have the same bounds
+dtypes = st.sampled_from([np.float32] if SANITIZE else [np.float32, np.float64])
 devices = st.sampled_from([1, 3, 200])  # multiprocessors
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+CASES = {name: case for name, case in checks.cases().items() if case.kind == "kernel"}
+if SANITIZE:  # one dtype has the same bounds as the other
+    CASES = {name: case for name, case in CASES.items() if "float32" in name and "large" not in name}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case_of_the_registry(name):
+    with cuda_on_cpu():
+        result = checks.run_case(CASES[name])
+    assert result.ok, result.message
 
 
 def agree(found, exact, dtype):
@@ -144,20 +159,6 @@ def test_conv2d(images, channels, outs, groups, size, kernel, stride, padding, d
         agree(array, right, dtype)
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 16])
-def test_no_kernel_depends_on_the_order_of_blocks_and_threads(multiprocessors):
-    """Bit for bit, whoever runs first: no race, and no sum in the order of arrival."""
-    *arrays, _ = nade_arrays(37, 30, 70, np.float32, 0)
-    x, weight = np.random.default_rng(1).standard_normal((2, 3, 4, 5, 5), np.float32)
-    runs = []
-    for seed in range(4):
-        with cuda_on_cpu(multiprocessors, seed):
-            runs.append([*nade_gradients(nade, *arrays), conv2d.forward(x, weight), conv2d.weight_gradient(x, x, (1, 1))])
-    for run in runs[1:]:
-        for first, other in zip(runs[0], run, strict=True):
-            np.testing.assert_array_equal(first, other)
-
-
 @pytest.mark.skipif(SANITIZE, reason="this is the run with sanitizers")
 def test_everything_above_with_sanitizers():
     """No access outside an array or a shared array, no undefined behaviour."""
@@ -167,4 +168,4 @@ def test_everything_above_with_sanitizers():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-    assert "7 passed" in run.stdout
+    assert re.search(r"\d\d passed, 1 skipped", run.stdout), run.stdout

@@ -19,10 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <algorithm>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -86,12 +83,11 @@ static const char* run_grid(const unsigned* grid, const unsigned* block, size_t 
     blockDim = {block[0], block[1], block[2]};
     threads = size_t(block[0]) * block[1] * block[2];
     error.clear();
-    std::vector<size_t> order(size_t(grid[0]) * grid[1] * grid[2]);
-    std::iota(order.begin(), order.end(), size_t(0));
-    std::mt19937 random(seed);
-    if (seed) std::shuffle(order.begin(), order.end(), random);
-    for (size_t k : order) {
-        blockIdx = {unsigned(k % grid[0]), unsigned(k / grid[0] % grid[1]), unsigned(k / grid[0] / grid[1])};
+    Random random{seed};
+    std::vector<unsigned> order = in_order(grid[0] * grid[1] * grid[2]);
+    if (seed) random.shuffle(order);
+    for (unsigned k : order) {
+        blockIdx = {k % grid[0], k / grid[0] % grid[1], k / grid[0] / grid[1]};
         spoil_static_shared();
         dynamic_shared.reset(new char[shared]);
         memset(dynamic_shared.get(), 0xff, shared);
@@ -101,15 +97,16 @@ static const char* run_grid(const unsigned* grid, const unsigned* block, size_t 
     return nullptr;
 }
 
+template <class... A, size_t... N>
+void apply(void (*kernel)(A...), void** arguments, std::index_sequence<N...>) {
+    kernel(*static_cast<A*>(arguments[N])...);
+}
+
 // Run a kernel; `arguments` points to the value of each parameter.
 template <class... A>
 const char* launch(void (*kernel)(A...), const unsigned* grid, const unsigned* block, size_t shared, void** arguments,
                    unsigned seed) {
-    auto call = [&] {
-        [&]<size_t... N>(std::index_sequence<N...>) {
-            kernel(*static_cast<A*>(arguments[N])...);
-        }(std::index_sequence_for<A...>());
-    };
+    auto call = [&] { apply(kernel, arguments, std::index_sequence_for<A...>()); };
     body = {[](void* argument) { (*static_cast<decltype(call)*>(argument))(); }, &call};
     return run_grid(grid, block, shared, seed);
 }
@@ -146,6 +143,13 @@ inline int block_vote(const char* function, bool vote) {
     wait(IN_BLOCK_BARRIER, function, 0, vote);
     return block_votes;
 }
+
+template <class T>
+struct Identity {
+    using type = T;
+};
+template <class T>
+using Value = typename Identity<T>::type;
 
 template <class T, class F>
 T atomic(T* address, F change) {
@@ -191,16 +195,16 @@ inline int __all_sync(unsigned mask, int vote) { return cuda_shim::ballot("__all
 
 #define SHIM_ATOMIC(name, value)                                \
     template <class T>                                          \
-    T name(T* address, std::type_identity_t<T> operand) {       \
+    T name(T* address, cuda_shim::Value<T> operand) {       \
         return cuda_shim::atomic(address, [=](T old) -> T { return value; }); \
     }
 SHIM_ATOMIC(atomicAdd, old + operand)
 SHIM_ATOMIC(atomicSub, old - operand)
-SHIM_ATOMIC(atomicMax, std::max(old, operand))
-SHIM_ATOMIC(atomicMin, std::min(old, operand))
+SHIM_ATOMIC(atomicMax, old > operand ? old : operand)
+SHIM_ATOMIC(atomicMin, old < operand ? old : operand)
 SHIM_ATOMIC(atomicExch, ((void)old, operand))
 template <class T>
-T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> operand) {
+T atomicCAS(T* address, cuda_shim::Value<T> expected, cuda_shim::Value<T> operand) {
     return cuda_shim::atomic(address, [=](T old) { return old == expected ? operand : old; });
 }
 template <class T>

@@ -7,10 +7,7 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include <algorithm>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -180,14 +177,31 @@ inline void judge_standstill() {
     if (other) error += ", " + name(*other) + (other->state == FINISHED ? " has ended" : std::string(" waits in ") + other->function);
 }
 
+// Shuffles, the same for a seed on every machine (Knuth's 64-bit linear congruential generator).
+struct Random {
+    uint64_t state;
+
+    void shuffle(std::vector<unsigned>& order) {
+        for (size_t n = order.size(); n > 1; n--) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            std::swap(order[n - 1], order[(state >> 33) % n]);
+        }
+    }
+};
+
+inline std::vector<unsigned> in_order(unsigned n) {
+    std::vector<unsigned> order(n);
+    for (unsigned k = 0; k < n; k++) order[k] = k;
+    return order;
+}
+
 // Run blockIdx to its end or to an error. With a generator, fibers are resumed in an order that it draws each time.
-inline void run_block(std::mt19937* random) {
+inline void run_block(Random* random) {
     place_fibers();
-    std::vector<int> order(threads);
-    std::iota(order.begin(), order.end(), 0);
+    std::vector<unsigned> order = in_order(threads);
     for (bool released = true; released;) {
-        if (random) std::shuffle(order.begin(), order.end(), *random);
-        for (int t : order) {
+        if (random) random->shuffle(order);
+        for (unsigned t : order) {
             if (fibers[t]->state != READY) continue;
             current = fibers[t].get();
             threadIdx = current->index;
@@ -195,7 +209,7 @@ inline void run_block(std::mt19937* random) {
             if (!error.empty()) return;
         }
         released = release_block();
-        for (size_t w = 0; w < threads; w += LANES) released |= release_warp(&fibers[w], std::min<int>(LANES, threads - w));
+        for (size_t w = 0; w < threads; w += LANES) released |= release_warp(&fibers[w], threads - w < LANES ? threads - w : LANES);
     }
     judge_standstill();
 }
