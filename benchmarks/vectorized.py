@@ -2,6 +2,7 @@
 
 import numba
 import numpy as np
+
 from tinygen.kernels import vectormath
 from tinygen.kernels.runtime import pjit
 

@@ -10,14 +10,14 @@ from comparing import given, seeds
 from cuda_shim import SANITIZE, cuda_on_cpu, needs_compiler, sanitized
 from hypothesis import assume
 from hypothesis import strategies as st
+
+from tinygen import checks
 from tinygen.kernels.adam import cuda as adam
 from tinygen.kernels.adam import reference as adam_reference
 from tinygen.kernels.conv2d import cuda as conv2d
 from tinygen.kernels.conv2d import reference as conv2d_reference
 from tinygen.kernels.nade import cuda as nade
 from tinygen.kernels.nade import reference as nade_reference
-
-from tinygen import checks
 
 pytestmark = needs_compiler
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from tinygen.kernels import conv2d
 from tinygen.kernels.conv2d import cpu, reference
 

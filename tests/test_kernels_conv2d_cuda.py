@@ -10,6 +10,7 @@ from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernels_conv2d import OPERATIONS, arrays_of, assert_close, problems, run
+
 from tinygen.kernels import runtime
 from tinygen.kernels.conv2d import cuda, reference
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, spaced
+
 from tinygen.kernels import diagonal_lstm
 from tinygen.kernels.diagonal_lstm import reference
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, spaced
+
 from tinygen.kernels import lstm_gate
 from tinygen.kernels.lstm_gate import reference
 from tinygen.kernels.product import aligned, padded, product

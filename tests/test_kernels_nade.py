@@ -10,6 +10,7 @@ import pytest
 from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import strategies as st
 from scipy import stats
+
 from tinygen.kernels import nade
 from tinygen.kernels.nade import cpu, cuda, reference
 from tinygen.kernels.runtime import configured_numba

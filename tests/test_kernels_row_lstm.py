@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, spaced
+
 from tinygen.kernels import row_lstm
 from tinygen.kernels.row_lstm import reference
 

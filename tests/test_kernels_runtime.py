@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+
 from tinygen.kernels import runtime, simd, vectormath
 from tinygen.kernels.runtime import configured_numba, jit, pjit
 

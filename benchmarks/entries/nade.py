@@ -5,12 +5,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tinygen.kernels import nade as kernel
-from tinygen.kernels.nade import reference
 
 import tinygen
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import data
+from tinygen.kernels import nade as kernel
+from tinygen.kernels.nade import reference
 from tinygen.ops.nade import nade_log_prob
 
 NAMES = ("W", "V", "b", "c")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tinygen.kernels.conv2d import reference as convolution
 
 import tinygen
 from benchmarks.registry import Case, Results, Side, Work, benchmark
+from tinygen.kernels.conv2d import reference as convolution
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from tinygen.kernels.adam import reference as adam
 
 import tinygen
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import nn, optim
+from tinygen.kernels.adam import reference as adam
 
 STEPS = 3  # compared after so many
 LR = 1e-3

@@ -40,6 +40,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+
 from tinygen.kernels import runtime
 
 COMPILER = os.environ.get("CXX", "g++")
