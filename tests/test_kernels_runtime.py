@@ -1,7 +1,6 @@
 """What kernels share: choosing CPU or GPU, Numba's configuration, elementary functions, vectors."""
 
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -299,13 +298,3 @@ def test_the_compilers_complaint_is_passed_on(install):
     with pytest.raises(RuntimeError, match=r"does not compile for float32 on CUDA device 0: nade.cu\(3\): error") as error:
         runtime.cuda_function(SOURCES[0], "kernel", np.float32)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-@pytest.mark.parametrize(("real", "architecture"), [("float", "sm_75"), ("double", "sm_80"), ("float", "sm_90")])
-def test_cuda_source_compiles_without_a_warning(source, real, architecture, tmp_path):
-    command = ["nvcc", "-cubin", f"-arch={architecture}", "--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}"]
-    done = subprocess.run([*command, "-o", tmp_path / "out.cubin", source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr, done.stderr
