@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import pixel_loop
 import pytest
-from hypothesis import given, settings
+from cuda_shim import cuda_on_cpu, needs_compiler
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, spaced
 
 from tinygen.kernels import diagonal_lstm
-from tinygen.kernels.diagonal_lstm import reference
+from tinygen.kernels.diagonal_lstm import cuda, reference
 
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -97,6 +98,31 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, dtyp
         y, residual = module.forward(x, weight_ih, weight_hh, bias, reverse)
         gradients = module.backward(g, weight_ih, weight_hh, residual, reverse)
         assert_close([y, *gradients], [hidden, g_x, g_inputs[0, 0], g_hh, g_bias], dtype)
+
+
+@needs_compiler
+@given(
+    seed=seeds,
+    N=st.integers(0, 3),
+    C=st.integers(1, 5),
+    h=st.sampled_from([1, 5, 33, 70]),
+    H=st.integers(1, 5),
+    W=st.integers(1, 6),
+    reverse=st.booleans(),
+    dtype=dtypes,
+)
+@example(seed=0, N=1, C=1, h=2, H=34, W=35, reverse=False, dtype=np.float64)
+@settings(max_examples=15, deadline=None)
+def test_cuda_equals_reference(seed, N, C, h, H, W, dtype, reverse):
+    *arguments, g = case(seed, N, C, h, H, W, dtype)
+    expected, expected_residual = reference.forward(*arguments, reverse)
+    with cuda_on_cpu(seed=seed):
+        y, residual = cuda.forward(*arguments, reverse)
+        gradients = cuda.backward(g, *arguments[1:3], residual, reverse)
+        if H * W <= 30:
+            assert_close([walk(*arguments, cuda.step)], [reference.forward(*arguments)[0]], dtype)
+    assert_close([y], [expected], dtype)
+    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual, reverse), dtype)
 
 
 def test_cpu_equals_reference_at_the_size_of_mnist():

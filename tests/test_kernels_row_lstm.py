@@ -3,12 +3,13 @@
 import numpy as np
 import pixel_loop
 import pytest
-from hypothesis import given, settings
+from cuda_shim import cuda_on_cpu, needs_compiler
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, spaced
 
 from tinygen.kernels import row_lstm
-from tinygen.kernels.row_lstm import reference
+from tinygen.kernels.row_lstm import cuda, reference
 
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -85,6 +86,32 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, k, m
     for module in (reference, row_lstm):
         y, residual = module.forward(x, weight_ih, weight_hh, bias)
         assert_close([y, *module.backward(g, weight_ih, weight_hh, residual)], expected, dtype)
+
+
+@needs_compiler
+@given(
+    seed=seeds,
+    N=st.integers(0, 3),
+    C=st.integers(1, 5),
+    h=st.sampled_from([1, 5, 33, 70]),
+    H=st.integers(1, 5),
+    W=st.integers(1, 6),
+    k=widths,
+    m=st.integers(1, 3),
+    dtype=dtypes,
+)
+@example(seed=0, N=1, C=1, h=2, H=2, W=35, k=3, m=2, dtype=np.float64)
+@settings(max_examples=15, deadline=None)
+def test_cuda_equals_reference(seed, N, C, h, H, W, k, m, dtype):
+    *arguments, g = case(seed, N, C, h, H, W, k, m, dtype)
+    expected, expected_residual = reference.forward(*arguments)
+    with cuda_on_cpu(seed=seed):
+        y, residual = cuda.forward(*arguments)
+        gradients = cuda.backward(g, *arguments[1:3], residual)
+        if H * W <= 30:
+            assert_close([walk(*arguments, cuda.step)], [y], dtype)
+    assert_close([y], [expected], dtype)
+    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual), dtype)
 
 
 @pytest.mark.parametrize("module", [reference, row_lstm])
