@@ -67,5 +67,5 @@ def _launch(name, like, grid, block, *arguments):
     """Run a kernel compiled for the dtype of `like`, unless there is nothing to do. The kernels' integers are C's int."""
     grid, block = (size if isinstance(size, tuple) else (size,) for size in (grid, block))
     if math.prod(grid):
-        arguments = tuple(np.int32(value) if isinstance(value, int) else value for value in arguments)
+        arguments = tuple(np.int32(value) if isinstance(value, (int, np.integer)) else value for value in arguments)
         cuda_function(SOURCE, name, like.dtype)(grid, block, arguments)
