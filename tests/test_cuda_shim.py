@@ -197,10 +197,11 @@ def test_a_source_that_does_not_compile():
     ],
     ids=["array", "shared memory", "dynamic shared memory", "shift"],
 )
-def test_sanitizers_see_what_is_out_of_bounds_and_undefined(call, right, wrong, message):
+def test_sanitizers_see_what_is_out_of_bounds_and_undefined(call, right, wrong, message, tmp_path):
     environment = sanitized()
     if environment is None:
         pytest.skip("the compiler has no address sanitizer")
+    environment["TMPDIR"] = str(tmp_path)  # a process that is stopped leaves its files
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     launches = [f"test_cuda_shim.launch({call.format(n)})" for n in (right, wrong)]
     code = f"import test_cuda_shim, numpy as np; {launches[0]}; print('passed', flush=True); {launches[1]}"
