@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_num_threads, prange
 
 from .product import aligned, padded, product
 from .runtime import jit, pjit
@@ -102,13 +102,14 @@ def backward(g: np.ndarray, weight_ih: np.ndarray, weight_hh: np.ndarray, residu
     columns, hidden, taps = weight_hh.shape
     channels, input_taps = weight_ih.shape[1:]
     chunks, rows, depth = inputs.shape
-    images, threads = rows // s.places, get_num_threads()
+    images = rows // s.places
+    parts = min(chunks, get_num_threads())  # each has its chunks one after the other, in the same scratch memory
     weight = _padded(np.concatenate([w.swapaxes(1, 2).reshape(columns, -1) for w in (weight_hh, weight_ih)], axis=1))
     work = (
-        aligned((threads, height * width * images, hidden), g.dtype),  # gradients of the hidden states,
-        aligned((threads, int(np.diff(s.starts).max()) * images, gates.shape[2]), g.dtype),  # of a wave's gates,
-        aligned((threads, *cells.shape[1:]), g.dtype),  # of the cell states that are read
-        aligned((threads, *inputs.shape[1:]), g.dtype),  # and of all else that is read
+        aligned((parts, height * width * images, hidden), g.dtype),  # gradients of the hidden states,
+        aligned((parts, int(np.diff(s.starts).max()) * images, gates.shape[2]), g.dtype),  # of a wave's gates,
+        aligned((parts, *cells.shape[1:]), g.dtype),  # of the cell states that are read
+        aligned((parts, *inputs.shape[1:]), g.dtype),  # and of all else that is read
     )
     g_x = np.empty((batch, channels, height * width), g.dtype)
     g_weight = aligned((chunks, columns, depth), g.dtype)
@@ -215,12 +216,13 @@ def _wave_forward(first, end, images, s, gates, cells, inputs):
 def _backward(g, weight, s, images, residual, work, g_x, g_weight, g_bias):
     inputs, gates, cells = residual
     g_hidden, g_gates, g_cells, g_inputs = work
-    for k in prange(len(inputs)):
-        some = slice(k * images, (k + 1) * images)
-        kept = inputs[k], gates[k], cells[k]
-        t = get_thread_id()
-        scratch = g_hidden[t], g_gates[t], g_cells[t], g_inputs[t]
-        _sweep_backward(g[some], weight, s, kept, scratch, g_x[some], g_weight[k], g_bias[k])
+    parts = len(g_hidden)
+    for part in prange(parts):
+        scratch = g_hidden[part], g_gates[part], g_cells[part], g_inputs[part]
+        for k in range(part * len(inputs) // parts, (part + 1) * len(inputs) // parts):
+            some = slice(k * images, (k + 1) * images)
+            kept = inputs[k], gates[k], cells[k]
+            _sweep_backward(g[some], weight, s, kept, scratch, g_x[some], g_weight[k], g_bias[k])
 
 
 @jit

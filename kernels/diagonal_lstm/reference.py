@@ -66,8 +66,8 @@ def backward(
         before, cell = (states[d - 1], cells[d - 1]) if d else (zeros, zeros)
         g_gates[d], g_cell = gate.backward(g_states[d] + g_hidden, g_cell, activations[d], cell, cells[d])
         g_hidden = _up(g_gates[d] @ weight_hh[..., 0]) + g_gates[d] @ weight_hh[..., 1]
-        g_hh[..., 0] += np.einsum("nrj,nrh->jh", g_gates[d], _down(before))
-        g_hh[..., 1] += np.einsum("nrj,nrh->jh", g_gates[d], before)
+        g_hh[..., 0] += np.tensordot(g_gates[d], _down(before), ((0, 1), (0, 1)))
+        g_hh[..., 1] += np.tensordot(g_gates[d], before, ((0, 1), (0, 1)))
     g_map = unskew(g_gates.transpose(1, 3, 2, 0))
     g_ih = np.einsum("njhw,nchw->jc", g_map, _turn(x, reverse))
     return _turn(np.einsum("jc,njhw->nchw", weight_ih, g_map), reverse), g_ih, g_hh, g_map.sum(axis=(0, 2, 3))

@@ -82,12 +82,12 @@ def _windows(row: np.ndarray, left: int, right: int) -> np.ndarray:
 
 
 def _convolve(row: np.ndarray, weight: np.ndarray, left: int, right: int) -> np.ndarray:
-    return np.einsum("jct,nwct->nwj", weight, _windows(row, left, right))
+    return np.tensordot(_windows(row, left, right), weight, ((2, 3), (1, 2)))
 
 
 def _convolve_back(g: np.ndarray, weight: np.ndarray, left: int, right: int) -> np.ndarray:
-    return np.einsum("jct,nwjt->nwc", weight[..., ::-1], _windows(g, right, left))
+    return np.tensordot(_windows(g, right, left), weight[..., ::-1], ((2, 3), (0, 2)))
 
 
 def _weight_gradient(g: np.ndarray, row: np.ndarray, left: int, right: int) -> np.ndarray:
-    return np.einsum("nwj,nwct->jct", g, _windows(row, left, right))
+    return np.tensordot(g, _windows(row, left, right), ((0, 1), (0, 1)))
