@@ -47,7 +47,7 @@ def keeping_layout(array):
     return Tensor._wrap(array)
 
 
-def same(found, expected, scale=1.0):
+def assert_same(found, expected, scale=1.0):
     """Equal values, shape and dtype; Tensor or array."""
     found = found.numpy() if isinstance(found, Tensor) else np.asarray(found)
     expected = np.asarray(expected)
@@ -60,11 +60,11 @@ def same(found, expected, scale=1.0):
         np.testing.assert_array_equal(found, expected)
 
 
-def both_ways(function, expected, *arrays, scale=1.0):
+def assert_both_ways(function, expected, *arrays, scale=1.0):
     """`function` gives `expected` for Tensors, as a Tensor, and for plain arrays, as a plain array."""
     result = function(*(keeping_layout(a) for a in arrays))
     assert isinstance(result, Tensor)
-    same(result, expected, scale)
+    assert_same(result, expected, scale)
     plain = function(*arrays)
     assert not isinstance(plain, Tensor)
-    same(plain, expected, scale)
+    assert_same(plain, expected, scale)

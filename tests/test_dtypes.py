@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparing import FLOATS, same
+from comparing import FLOATS, assert_same
 
 import tinygen as tg
 from tinygen import Tensor
@@ -147,8 +147,8 @@ def test_float32_with_float64_gives_float64_and_each_its_gradient(name):
 
 def test_integers_among_themselves_follow_numpy():
     n = Tensor(np.array([1, 2, 3]))
-    same(n + 1, np.array([2, 3, 4]))
-    same(n * 2.0, np.array([2.0, 4, 6]))
-    same(n / 2, np.array([0.5, 1, 1.5]))
-    same(n.mean(), np.float64(2))
-    same(n.sum(), np.int64(6))
+    assert_same(n + 1, np.array([2, 3, 4]))
+    assert_same(n * 2.0, np.array([2.0, 4, 6]))
+    assert_same(n / 2, np.array([0.5, 1, 1.5]))
+    assert_same(n.mean(), np.float64(2))
+    assert_same(n.sum(), np.int64(6))

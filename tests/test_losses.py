@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparing import same
+from comparing import assert_same
 
 import tinygen as tg
 from tinygen import Tensor
@@ -78,7 +78,7 @@ def test_dropout():
     np.testing.assert_allclose(y.numpy()[kept], 1 / 0.7, rtol=1e-6)
     y.sum().backward()
     np.testing.assert_array_equal(x.grad, y.numpy())
-    same(tg.dropout(x, 0.3, np.random.default_rng(0)), y.numpy())
+    assert_same(tg.dropout(x, 0.3, np.random.default_rng(0)), y.numpy())
     assert tg.dropout(x, 0.3, rng, training=False) is x
     for p in (-0.1, 1.0, 1.5):
         with pytest.raises(ValueError, match="outside"):

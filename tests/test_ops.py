@@ -8,7 +8,19 @@ import operator
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from comparing import array_of, arrays, both_ways, dtypes, filled_arrays, given, keeping_layout, layouts, same, seeds, shapes
+from comparing import (
+    array_of,
+    arrays,
+    assert_both_ways,
+    assert_same,
+    dtypes,
+    filled_arrays,
+    given,
+    keeping_layout,
+    layouts,
+    seeds,
+    shapes,
+)
 from hypothesis import strategies as st
 
 import tinygen as tg
@@ -41,14 +53,14 @@ COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, 
 def test_unary(name, shape, dtype, layout, seed):
     low = 0.1 if name in ("log", "log1p", "sqrt") else -3.0
     x = array_of(shape, dtype, layout, seed, low)
-    both_ways(getattr(tg, name), UNARY[name](x), x, scale=4)
+    assert_both_ways(getattr(tg, name), UNARY[name](x), x, scale=4)
 
 
 @pytest.mark.parametrize("name", BINARY)
 @given(drawn=hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_dims=3), dtype=dtypes, layout=layouts, seed=seeds)
 def test_binary(name, drawn, dtype, layout, seed):
     a, b = (array_of(shape, dtype, layout, seed + i, 0.5) for i, shape in enumerate(drawn.input_shapes))
-    both_ways(getattr(tg, name), BINARY[name](a, b), a, b, scale=4)
+    assert_both_ways(getattr(tg, name), BINARY[name](a, b), a, b, scale=4)
 
 
 @pytest.mark.parametrize("symbol", OPERATORS)
@@ -56,8 +68,8 @@ def test_binary(name, drawn, dtype, layout, seed):
 def test_operators_with_numbers_on_either_side(symbol, x, number):
     operate, x = OPERATORS[symbol], np.abs(x) + x.dtype.type(0.5)
     weak = number.item() if isinstance(number, np.generic) else number
-    same(operate(Tensor(x), number), operate(x, weak), scale=8)
-    same(operate(number, Tensor(x)), operate(weak, x), scale=8)
+    assert_same(operate(Tensor(x), number), operate(x, weak), scale=8)
+    assert_same(operate(number, Tensor(x)), operate(weak, x), scale=8)
 
 
 @pytest.mark.parametrize("symbol", OPERATORS)
@@ -67,7 +79,7 @@ def test_operators_with_arrays_on_either_side(symbol, drawn, dtype, seed):
     a, b = (array_of(shape, dtype, "contiguous", seed + i, 0.5) for i, shape in enumerate(drawn.input_shapes))
     for result in (operate(Tensor(a), b), operate(a, Tensor(b)), operate(Tensor(a), Tensor(b))):
         assert isinstance(result, Tensor)
-        same(result, operate(a, b), scale=4)
+        assert_same(result, operate(a, b), scale=4)
 
 
 @pytest.mark.parametrize("compare", COMPARISONS, ids=lambda f: f.__name__)
@@ -77,9 +89,9 @@ def test_comparisons(compare, drawn, seed):
     a, b = (rng.integers(0, 3, shape).astype(np.float32) for shape in drawn.input_shapes)
     for result in (compare(Tensor(a), Tensor(b)), compare(Tensor(a), b), compare(a, Tensor(b))):
         assert isinstance(result.data, np.ndarray)
-        same(result, compare(a, b))
-    same(compare(Tensor(a), 1), compare(a, 1))
-    same(compare(1, Tensor(a)), compare(1, a))
+        assert_same(result, compare(a, b))
+    assert_same(compare(Tensor(a), 1), compare(a, 1))
+    assert_same(compare(1, Tensor(a)), compare(1, a))
 
 
 def test_comparison_with_what_is_no_number():
@@ -94,32 +106,32 @@ def test_logic_of_booleans():
     a, b = np.array([True, True, False, False]), np.array([True, False, True, False])
     for operate in (operator.and_, operator.or_, operator.xor):
         for result in (operate(Tensor(a), Tensor(b)), operate(a, Tensor(b)), operate(Tensor(a), b)):
-            same(result, operate(a, b))
-    same(~Tensor(a), ~a)
-    same((Tensor(np.arange(4)) > 0) & (Tensor(np.arange(4)) < 3), np.array([False, True, True, False]))
+            assert_same(result, operate(a, b))
+    assert_same(~Tensor(a), ~a)
+    assert_same((Tensor(np.arange(4)) > 0) & (Tensor(np.arange(4)) < 3), np.array([False, True, True, False]))
 
 
 def test_signs_and_absolute_values():
     x = np.array([-1.5, 0.0, 2.0])
-    same(-Tensor(x), -x)
-    same(+Tensor(x), x)
-    same(abs(Tensor(x)), abs(x))
+    assert_same(-Tensor(x), -x)
+    assert_same(+Tensor(x), x)
+    assert_same(abs(Tensor(x)), abs(x))
 
 
 @given(drawn=hnp.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_dims=3), dtype=dtypes, seed=seeds)
 def test_where(drawn, dtype, seed):
     c, a, b = (array_of(shape, dtype, "contiguous", seed + i) for i, shape in enumerate(drawn.input_shapes))
-    both_ways(lambda a, b: tg.where(c > 0, a, b), np.where(c > 0, a, b), a, b)
-    same(tg.where(Tensor(c > 0), Tensor(a), b), np.where(c > 0, a, b))
-    same(tg.where(c > 0, Tensor(a), 0.0), np.where(c > 0, a, dtype(0)))
-    same(tg.where(c > 0, 1, Tensor(a)), np.where(c > 0, dtype(1), a))
+    assert_both_ways(lambda a, b: tg.where(c > 0, a, b), np.where(c > 0, a, b), a, b)
+    assert_same(tg.where(Tensor(c > 0), Tensor(a), b), np.where(c > 0, a, b))
+    assert_same(tg.where(c > 0, Tensor(a), 0.0), np.where(c > 0, a, dtype(0)))
+    assert_same(tg.where(c > 0, 1, Tensor(a)), np.where(c > 0, dtype(1), a))
 
 
 @given(x=arrays, low=st.sampled_from([None, -1, -0.5]), high=st.sampled_from([None, 0.5, np.float64(1.0)]))
 def test_clip(x, low, high):
     expected = x.copy() if low is None else np.maximum(x, x.dtype.type(low))
     expected = expected if high is None else np.minimum(expected, x.dtype.type(high))
-    both_ways(lambda x: tg.clip(x, low, high), expected, x)
+    assert_both_ways(lambda x: tg.clip(x, low, high), expected, x)
 
 
 def test_clip_takes_numbers():
@@ -147,22 +159,22 @@ def reductions(draw):
 def test_reductions(name, drawn):
     x, axis, keepdims = drawn
     expected = getattr(np, name)(x, axis=axis, keepdims=keepdims)
-    both_ways(lambda x: getattr(tg, name)(x, axis=axis, keepdims=keepdims), expected, x, scale=4)
-    same(getattr(keeping_layout(x), name)(axis, keepdims=keepdims), expected, scale=4)
+    assert_both_ways(lambda x: getattr(tg, name)(x, axis=axis, keepdims=keepdims), expected, x, scale=4)
+    assert_same(getattr(keeping_layout(x), name)(axis, keepdims=keepdims), expected, scale=4)
 
 
 @given(drawn=reductions())
 def test_logsumexp(drawn):
     x, axis, keepdims = drawn
     expected = np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims))
-    both_ways(lambda x: tg.logsumexp(x, axis, keepdims), expected, x, scale=8)
+    assert_both_ways(lambda x: tg.logsumexp(x, axis, keepdims), expected, x, scale=8)
 
 
 def test_sums_of_nothing():
     x = Tensor(np.ones((0, 3)), requires_grad=True)
-    same(x.sum(), 0.0)
-    same(x.sum(axis=0), np.zeros(3))
-    same(x.sum(axis=1), np.zeros(0))
+    assert_same(x.sum(), 0.0)
+    assert_same(x.sum(axis=0), np.zeros(3))
+    assert_same(x.sum(axis=1), np.zeros(0))
     x.sum().backward()
     assert x.grad.shape == (0, 3)
 
@@ -171,13 +183,13 @@ def test_sums_of_nothing():
 def test_along_an_axis(x, data):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     e = np.exp(x - x.max(axis=axis, keepdims=True))
-    both_ways(lambda x: tg.softmax(x, axis), e / e.sum(axis=axis, keepdims=True), x, scale=8)
-    both_ways(lambda x: tg.log_softmax(x, axis), np.log(e / e.sum(axis=axis, keepdims=True)), x, scale=16)
-    both_ways(lambda x: tg.cumsum(x, axis), np.cumsum(x, axis), x, scale=8)
-    both_ways(tg.cumsum, np.cumsum(x), x, scale=40)
+    assert_both_ways(lambda x: tg.softmax(x, axis), e / e.sum(axis=axis, keepdims=True), x, scale=8)
+    assert_both_ways(lambda x: tg.log_softmax(x, axis), np.log(e / e.sum(axis=axis, keepdims=True)), x, scale=16)
+    assert_both_ways(lambda x: tg.cumsum(x, axis), np.cumsum(x, axis), x, scale=8)
+    assert_both_ways(tg.cumsum, np.cumsum(x), x, scale=40)
     if x.shape[axis] > 1:
-        both_ways(lambda x: tg.var(x, axis, ddof=1), np.var(x, axis, ddof=1), x, scale=8)
-        both_ways(lambda x: tg.std(x, axis, 1), np.std(x, axis, ddof=1), x, scale=8)
+        assert_both_ways(lambda x: tg.var(x, axis, ddof=1), np.var(x, axis, ddof=1), x, scale=8)
+        assert_both_ways(lambda x: tg.std(x, axis, 1), np.std(x, axis, ddof=1), x, scale=8)
 
 
 @pytest.mark.parametrize("name", [*REDUCTIONS, "logsumexp"])
@@ -200,18 +212,18 @@ def test_matmul_of_matrices(batch, sizes, dtype, layout, seed):
     n, k, m = sizes
     a = array_of((*batch.input_shapes[0], n, k), dtype, layout, seed)
     b = array_of((*batch.input_shapes[1], k, m), dtype, layout, seed + 1)
-    both_ways(tg.matmul, a @ b, a, b, scale=40)
+    assert_both_ways(tg.matmul, a @ b, a, b, scale=40)
     for result in (Tensor(a) @ b, a @ Tensor(b)):
-        same(result, a @ b, scale=40)
+        assert_same(result, a @ b, scale=40)
 
 
 @given(k=st.integers(0, 4), batch=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0), dtype=dtypes, seed=seeds)
 def test_matmul_of_vectors(k, batch, dtype, seed):
     v, w = (array_of((k,), dtype, "contiguous", seed + i) for i in range(2))
-    both_ways(tg.matmul, v @ w, v, w, scale=40)
+    assert_both_ways(tg.matmul, v @ w, v, w, scale=40)
     a, b = array_of((*batch, 3, k), dtype, "contiguous", seed), array_of((*batch, k, 2), dtype, "contiguous", seed)
-    both_ways(tg.matmul, a @ v, a, v, scale=40)
-    both_ways(tg.matmul, v @ b, v, b, scale=40)
+    assert_both_ways(tg.matmul, a @ v, a, v, scale=40)
+    assert_both_ways(tg.matmul, v @ b, v, b, scale=40)
 
 
 EINSUMS = {
@@ -228,18 +240,18 @@ EINSUMS = {
 def test_einsum(subscripts, sizes, dtype, layout, seed):
     length = dict(zip("AZbijkl", sizes))
     operands = [array_of(tuple(length[c] for c in term), dtype, layout, seed + i) for i, term in enumerate(EINSUMS[subscripts])]
-    both_ways(lambda *xs: tg.einsum(subscripts, *xs), np.einsum(subscripts, *operands), *operands, scale=200)
+    assert_both_ways(lambda *xs: tg.einsum(subscripts, *xs), np.einsum(subscripts, *operands), *operands, scale=200)
 
 
 def test_einsum_broadcasts_an_ellipsis_of_length_one():
     a, b = Tensor(np.ones((1, 3, 4)), requires_grad=True), Tensor(np.arange(20.0).reshape(5, 4), requires_grad=True)
     c = Tensor(np.ones((5, 4, 2)), requires_grad=True)
     y = tg.einsum("...ij,...jk->...ik", a, c)
-    same(y, np.einsum("...ij,...jk->...ik", a.numpy(), c.numpy()))
+    assert_same(y, np.einsum("...ij,...jk->...ik", a.numpy(), c.numpy()))
     y.sum().backward()
-    same(a.grad, np.full((1, 3, 4), 10.0))
+    assert_same(a.grad, np.full((1, 3, 4), 10.0))
     tg.einsum("...j,...j->...", a, b[0]).sum().backward()
-    same(a.grad, np.full((1, 3, 4), 10.0) + np.arange(4.0))
+    assert_same(a.grad, np.full((1, 3, 4), 10.0) + np.arange(4.0))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +276,8 @@ def test_einsum_errors(subscripts, shapes, message):
 )
 def test_linear(lead, n, m, dtype, seed):
     x, w, b = (array_of(s, dtype, "contiguous", seed + i) for i, s in enumerate([(*lead, n), (m, n), (m,)]))
-    both_ways(tg.linear, x @ w.T + b, x, w, b, scale=40)
-    both_ways(tg.linear, x @ w.T, x, w, scale=40)
+    assert_both_ways(tg.linear, x @ w.T + b, x, w, b, scale=40)
+    assert_both_ways(tg.linear, x @ w.T, x, w, scale=40)
 
 
 # ---- Methods. ----
@@ -275,13 +287,13 @@ def test_methods_are_the_functions():
     x = Tensor(np.random.default_rng(0).random((2, 3)) + 0.5)
     for name in ("exp", "log", "sqrt", "tanh", "sigmoid", "relu", "sum", "mean", "var", "std", "max", "min", "logsumexp",
                  "softmax", "log_softmax", "cumsum", "transpose", "squeeze", "flip"):  # fmt: skip
-        same(getattr(x, name)(), getattr(tg, name)(x).numpy())
+        assert_same(getattr(x, name)(), getattr(tg, name)(x).numpy())
         assert getattr(Tensor, name).__doc__ == getattr(tg, name).__doc__
         assert getattr(Tensor, name).__name__ == name
-    same(x.clip(0.6, 0.9), np.clip(x.numpy(), 0.6, 0.9))
-    same(x.swapaxes(0, 1), x.numpy().T)
-    same(x.astype(np.float32), x.numpy().astype(np.float32))
-    same(x.copy(), x.numpy())
+    assert_same(x.clip(0.6, 0.9), np.clip(x.numpy(), 0.6, 0.9))
+    assert_same(x.swapaxes(0, 1), x.numpy().T)
+    assert_same(x.astype(np.float32), x.numpy().astype(np.float32))
+    assert_same(x.copy(), x.numpy())
     assert x.to("cpu").device == "cpu"
 
 

@@ -3,7 +3,19 @@
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from comparing import FLOATS, array_of, arrays, both_ways, dtypes, filled_arrays, given, keeping_layout, same, seeds, shapes
+from comparing import (
+    FLOATS,
+    array_of,
+    arrays,
+    assert_both_ways,
+    assert_same,
+    dtypes,
+    filled_arrays,
+    given,
+    keeping_layout,
+    seeds,
+    shapes,
+)
 from hypothesis import strategies as st
 
 import tinygen as tg
@@ -16,31 +28,31 @@ from tinygen import Tensor
 def test_reshape_and_squeeze(x, data):
     target = data.draw(st.sampled_from([(x.size,), (-1,), (1, x.size, 1), (-1, 1), x.shape, x.shape[::-1]]))
     if x.size:
-        both_ways(lambda t: tg.reshape(t, target), x.reshape(target), x)
-        both_ways(lambda t: tg.reshape(t, *target), x.reshape(target), x)
-        both_ways(lambda t: tg.reshape(t, list(target)), x.reshape(target), x)
-    both_ways(tg.squeeze, np.squeeze(x), x)
+        assert_both_ways(lambda t: tg.reshape(t, target), x.reshape(target), x)
+        assert_both_ways(lambda t: tg.reshape(t, *target), x.reshape(target), x)
+        assert_both_ways(lambda t: tg.reshape(t, list(target)), x.reshape(target), x)
+    assert_both_ways(tg.squeeze, np.squeeze(x), x)
     axis = data.draw(st.integers(-x.ndim - 1, x.ndim))
     wide = np.expand_dims(x, axis)
-    both_ways(lambda t: tg.expand_dims(t, axis), wide, x)
-    both_ways(lambda t: tg.squeeze(t, axis), np.squeeze(wide, axis), wide)
-    both_ways(lambda t: tg.expand_dims(t, (0, -1)), np.expand_dims(x, (0, -1)), x)
+    assert_both_ways(lambda t: tg.expand_dims(t, axis), wide, x)
+    assert_both_ways(lambda t: tg.squeeze(t, axis), np.squeeze(wide, axis), wide)
+    assert_both_ways(lambda t: tg.expand_dims(t, (0, -1)), np.expand_dims(x, (0, -1)), x)
 
 
 @given(x=arrays, data=st.data())
 def test_axes_in_another_order(x, data):
     axes = data.draw(st.permutations(range(x.ndim)))
     signed = [a - x.ndim if data.draw(st.booleans()) else a for a in axes]
-    both_ways(lambda t: tg.transpose(t, tuple(signed)), x.transpose(axes), x)
-    both_ways(lambda t: tg.transpose(t), x.T, x)
-    same(keeping_layout(x).T, x.T)
-    same(keeping_layout(x).transpose(*signed), x.transpose(*axes))
+    assert_both_ways(lambda t: tg.transpose(t, tuple(signed)), x.transpose(axes), x)
+    assert_both_ways(lambda t: tg.transpose(t), x.T, x)
+    assert_same(keeping_layout(x).T, x.T)
+    assert_same(keeping_layout(x).transpose(*signed), x.transpose(*axes))
     if x.ndim:
         i, j = (data.draw(st.integers(-x.ndim, x.ndim - 1)) for _ in range(2))
-        both_ways(lambda t: tg.swapaxes(t, i, j), np.swapaxes(x, i, j), x)
-        both_ways(lambda t: tg.flip(t, i), np.flip(x, i), x)
-        both_ways(lambda t: tg.flip(t, (i,)), np.flip(x, (i,)), x)
-    both_ways(tg.flip, np.flip(x), x)
+        assert_both_ways(lambda t: tg.swapaxes(t, i, j), np.swapaxes(x, i, j), x)
+        assert_both_ways(lambda t: tg.flip(t, i), np.flip(x, i), x)
+        assert_both_ways(lambda t: tg.flip(t, (i,)), np.flip(x, (i,)), x)
+    assert_both_ways(tg.flip, np.flip(x), x)
 
 
 @given(drawn=hnp.mutually_broadcastable_shapes(num_shapes=1, min_side=0, max_dims=3), dtype=dtypes, seed=seeds, more=shapes)
@@ -48,29 +60,29 @@ def test_broadcast_to(drawn, dtype, seed, more):
     (shape,) = drawn.input_shapes
     x = array_of(shape, dtype, "contiguous", seed)
     target = (*more, *(n if n != 1 else 3 for n in shape))
-    both_ways(lambda t: tg.broadcast_to(t, target), np.broadcast_to(x, target), x)
+    assert_both_ways(lambda t: tg.broadcast_to(t, target), np.broadcast_to(x, target), x)
 
 
 @given(x=arrays.filter(lambda x: x.ndim), data=st.data())
 def test_joining_and_cutting(x, data):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     other = np.concatenate([x, x], axis)[..., ::-1]
-    both_ways(lambda *ts: tg.concatenate(ts, axis), np.concatenate([x, other, x], axis), x, other, x)
-    both_ways(lambda *ts: tg.stack(ts, axis), np.stack([x, 2 * x], axis), x, 2 * x)
-    both_ways(lambda *ts: tg.stack(ts, -1), np.stack([x, x], -1), x, x)
+    assert_both_ways(lambda *ts: tg.concatenate(ts, axis), np.concatenate([x, other, x], axis), x, other, x)
+    assert_both_ways(lambda *ts: tg.stack(ts, axis), np.stack([x, 2 * x], axis), x, 2 * x)
+    assert_both_ways(lambda *ts: tg.stack(ts, -1), np.stack([x, x], -1), x, x)
     n = x.shape[axis]
     for parts in [p for p in (1, 2, 3, 4) if n % p == 0] + [[0], [1, 2], (n,), [1, 1], [5], [-1], np.array([1, 3])]:
         for found, expected in zip(tg.split(keeping_layout(x), parts, axis), np.split(x, parts, axis), strict=True):
-            same(found, expected)
+            assert_same(found, expected)
         for found, expected in zip(tg.split(x, parts, axis), np.split(x, parts, axis), strict=True):
-            same(found, expected)
+            assert_same(found, expected)
 
 
 def test_joining_mixes_tensors_arrays_and_dtypes():
     y = tg.concatenate([Tensor(np.ones(2, np.float32)), np.array([1, 2]), [0.5]])
-    same(y, np.array([1, 1, 1, 2, 0.5], np.float32))
-    same(tg.stack([Tensor(1.0), 2.0, np.float32(3)]), np.array([1, 2, 3], np.float32))
-    same(tg.concatenate(t for t in [Tensor([1.0]), Tensor([2.0])]), np.array([1, 2], np.float32))
+    assert_same(y, np.array([1, 1, 1, 2, 0.5], np.float32))
+    assert_same(tg.stack([Tensor(1.0), 2.0, np.float32(3)]), np.array([1, 2, 3], np.float32))
+    assert_same(tg.concatenate(t for t in [Tensor([1.0]), Tensor([2.0])]), np.array([1, 2], np.float32))
 
 
 @given(x=arrays, data=st.data())
@@ -80,10 +92,10 @@ def test_pad_and_tile(x, data):
     pairs = [(data.draw(widths), data.draw(widths)) for _ in range(x.ndim)]
     for width in (pairs, 2, (1, 2)):
         if x.ndim:
-            both_ways(lambda t, w=width: tg.pad(t, w, value), np.pad(x, width, constant_values=value), x)
+            assert_both_ways(lambda t, w=width: tg.pad(t, w, value), np.pad(x, width, constant_values=value), x)
     repetitions = data.draw(st.one_of(st.integers(0, 3), st.lists(st.integers(0, 2), min_size=1, max_size=4)))
-    both_ways(lambda t: tg.tile(t, repetitions), np.tile(x, repetitions), x)
-    both_ways(lambda t: tg.tile(t, np.int64(2)), np.tile(x, 2), x)
+    assert_both_ways(lambda t: tg.tile(t, repetitions), np.tile(x, repetitions), x)
+    assert_both_ways(lambda t: tg.tile(t, np.int64(2)), np.tile(x, 2), x)
 
 
 @given(x=filled_arrays.filter(lambda x: x.ndim), data=st.data())
@@ -94,14 +106,14 @@ def test_take_along_axis(x, data):
     n = x.shape[axis]
     indices = data.draw(hnp.arrays(np.int64, tuple(shape), elements=st.integers(-n, n - 1)))
     expected = np.take_along_axis(x, indices, axis)
-    both_ways(lambda t: tg.take_along_axis(t, indices, axis), expected, x)
-    same(tg.take_along_axis(keeping_layout(x), Tensor(indices), axis), expected)
+    assert_both_ways(lambda t: tg.take_along_axis(t, indices, axis), expected, x)
+    assert_same(tg.take_along_axis(keeping_layout(x), Tensor(indices), axis), expected)
 
 
 def test_take_along_axis_broadcasts_x():
     x = np.arange(3.0).reshape(1, 3)
     indices = np.array([[0, 2], [1, 1]])
-    both_ways(lambda t: tg.take_along_axis(t, indices, 1), np.take_along_axis(x, indices, 1), x)
+    assert_both_ways(lambda t: tg.take_along_axis(t, indices, 1), np.take_along_axis(x, indices, 1), x)
     with pytest.raises(IndexError):
         tg.take_along_axis(Tensor(np.ones((3, 3))), np.zeros((2, 1), int), 1)
 
@@ -113,14 +125,14 @@ def check_index(x, index, plain_index=None):
     plain_index = index if plain_index is None else plain_index
     t = Tensor(x, requires_grad=True)
     y = t[index]
-    same(y, x[plain_index])
+    assert_same(y, x[plain_index])
     g = np.random.default_rng(0).standard_normal(y.shape).astype(x.dtype)
     y.backward(g)
     expected = np.zeros_like(x)
     np.add.at(expected, plain_index, g)
     np.testing.assert_allclose(t.grad, expected, rtol=1e-6, atol=1e-6)
     assert t.grad.dtype == x.dtype
-    same(tg.getitem(x, index), x[plain_index])
+    assert_same(tg.getitem(x, index), x[plain_index])
 
 
 @given(x=arrays, data=st.data())
@@ -189,6 +201,6 @@ def test_embedding(ids, dtype):
     weight = np.arange(15, dtype=dtype).reshape(5, 3)
     w = Tensor(weight, requires_grad=True)
     y = tg.embedding(ids, w)
-    same(y, weight[ids])
+    assert_same(y, weight[ids])
     y.sum().backward()
     np.testing.assert_array_equal(w.grad, np.repeat(np.bincount(ids.ravel(), minlength=5), 3).reshape(5, 3))

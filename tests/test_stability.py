@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comparing import FLOATS, same
+from comparing import FLOATS, assert_same
 
 import tinygen as tg
 from tinygen import Tensor
@@ -28,13 +28,13 @@ def test_far_logits(name, logits, dtype):
 
 def test_far_logits_have_the_right_values():
     x = Tensor(np.array([1e4, -1e4]), requires_grad=True)
-    same(tg.binary_cross_entropy_with_logits(x, np.array([0.0, 1.0]), "none"), [1e4, 1e4])
-    same(tg.binary_cross_entropy_with_logits(x, np.array([1.0, 0.0]), "none"), [0.0, 0.0])
-    same(tg.cross_entropy(x, np.array(1)), 2e4)
-    same(tg.softplus(x), [1e4, 0.0])
-    same(tg.sigmoid(x), [1.0, 0.0])
-    same(tg.log_softmax(x), [0.0, -2e4])
-    same(tg.logsumexp(x), 1e4)
+    assert_same(tg.binary_cross_entropy_with_logits(x, np.array([0.0, 1.0]), "none"), [1e4, 1e4])
+    assert_same(tg.binary_cross_entropy_with_logits(x, np.array([1.0, 0.0]), "none"), [0.0, 0.0])
+    assert_same(tg.cross_entropy(x, np.array(1)), 2e4)
+    assert_same(tg.softplus(x), [1e4, 0.0])
+    assert_same(tg.sigmoid(x), [1.0, 0.0])
+    assert_same(tg.log_softmax(x), [0.0, -2e4])
+    assert_same(tg.logsumexp(x), 1e4)
 
 
 def test_tails_keep_their_relative_accuracy():
@@ -51,18 +51,18 @@ def test_logsumexp_of_minus_infinity(dtype, keepdims, axis):
     y = x.logsumexp(axis, keepdims)
     assert np.all(y.numpy() == -np.inf)
     first = tg.grad(y.sum(), x, create_graph=True)
-    same(first, np.zeros((2, 3), dtype))
+    assert_same(first, np.zeros((2, 3), dtype))
     first.sum().backward()
-    same(x.grad, np.zeros((2, 3), dtype))
+    assert_same(x.grad, np.zeros((2, 3), dtype))
 
 
 def test_logsumexp_of_some_minus_infinity():
     x = Tensor(np.array([[0.0, -np.inf, 1.0], [-np.inf, -np.inf, -np.inf], [2.0, -np.inf, -np.inf]]), requires_grad=True)
     y = x.logsumexp(axis=1)
-    same(y, [np.logaddexp(0, 1), -np.inf, 2])
+    assert_same(y, [np.logaddexp(0, 1), -np.inf, 2])
     y.backward(np.ones(3))
     p = 1 / (1 + np.e)
-    same(x.grad, [[p, 0, 1 - p], [0, 0, 0], [1, 0, 0]])
+    assert_same(x.grad, [[p, 0, 1 - p], [0, 0, 0], [1, 0, 0]])
 
 
 def test_mixture_with_components_switched_off():
@@ -82,24 +82,24 @@ def test_equal_values_share_the_gradient_of_an_extremum():
     for y in (x.max(), x.min(), tg.maximum(x, x).mean(), tg.minimum(x, 1.0).mean() * 2):
         x.grad = None
         y.backward()
-        same(x.grad, np.full((2, 2), 0.25))
+        assert_same(x.grad, np.full((2, 2), 0.25))
 
 
 def test_std_of_equal_values_has_no_nan_gradient():
     x = Tensor(np.full((2, 3), 2.0), requires_grad=True)
     x.std().backward()
-    same(x.grad, np.zeros((2, 3)))
+    assert_same(x.grad, np.zeros((2, 3)))
 
 
 def test_power_at_zero():
     x = Tensor(np.array([0.0, 0.0]), requires_grad=True)
     n = Tensor(np.array([2.0, 0.0]), requires_grad=True)
     (x**n).sum().backward()
-    same(x.grad, [0.0, 0.0])
-    same(n.grad, [0.0, 0.0])
+    assert_same(x.grad, [0.0, 0.0])
+    assert_same(n.grad, [0.0, 0.0])
     x.grad = None
     (x**0).sum().backward()
-    same(x.grad, [0.0, 0.0])
+    assert_same(x.grad, [0.0, 0.0])
 
 
 # ---- Errors: one line that names the value and what was expected. ----

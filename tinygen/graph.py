@@ -43,6 +43,7 @@ _age = operator.attrgetter("serial")
 
 @contextmanager
 def recording(value: bool) -> Iterator[None]:
+    """Context in which operations record a graph, or do not; per thread."""
     before, mode.recording = mode.recording, value
     try:
         yield
