@@ -8,7 +8,7 @@ two rows overlap. With these functions a kernel says itself which vector lives a
         total = fma(splat(element(x, 0, i)), load(v, i, j), total)
     store(y, 0, j, total)
 
-A vector fills four of the processor's registers, which hides the latency of its arithmetic. The matrices must be
+A vector fills several of the processor's registers, which hides the latency of its arithmetic. The matrices must be
 C-contiguous and every index in range and not negative: nothing is checked, and Python's negative indices do not hold.
 """
 
@@ -23,7 +23,8 @@ from .runtime import configured_numba
 numba = configured_numba()
 types, extending = numba.types, numba.extending
 
-VECTOR = 256 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 128  # bytes: four registers
+# Bytes: eight of AVX-512's 32 registers, or four of the 16 that other x86 processors have.
+VECTOR = 512 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 128
 
 
 class Vector(types.Type):

@@ -205,12 +205,13 @@ def test_same_bits_for_any_number_of_threads(dtype):
             assert first.tobytes() == second.tobytes()
 
 
-def test_same_bits_for_any_division_of_the_columns(monkeypatch):
-    p = problem(B=5, D=20, H=333, dtype=np.float32)
-    expected = gradients(nade, p)
-    for parts in (2, 3, 16):
-        monkeypatch.setattr(cpu, "share", lambda work, parts=parts: max(1, -(-work // parts)))
-        for first, second in zip(expected, gradients(nade, p)):
+def test_same_bits_for_any_division_of_the_batch(monkeypatch):
+    p = problem(B=21, D=20, H=33, dtype=np.float32)
+    expected = [*gradients(nade, p), nade.sample(p.u, *p.parameters)]
+    for group in (1, 2, 21):
+        monkeypatch.setattr(cpu, "GROUP", group)
+        monkeypatch.setattr(cpu, "share", lambda work: work)
+        for first, second in zip(expected, [*gradients(nade, p), nade.sample(p.u, *p.parameters)]):
             assert first.tobytes() == second.tobytes()
 
 

@@ -7,28 +7,29 @@ What makes it fast:
 * Forward, threads share out the examples. Backward, given the gradient in the logits, the columns of W and V have
   nothing to do with each other, so that threads share out the columns: no gradient is summed across threads, and the
   bits of every result are the same for any number of threads.
-* Pixels go by in blocks, and every example visits a block before the next one begins. The block's rows of W and V stand
-  in scratch matrices that stay in the first-level cache, aligned and padded with zeros to whole vectors.
-* Backward, states are recomputed by subtraction, which needs no memory for them; so the drift is that of the forward
-  sums themselves.
+* Pixels go by in blocks, and every example visits a block before the next one begins. The block's rows stand in scratch
+  matrices that stay in the first-level cache, aligned and padded with zeros to whole vectors.
+* Backward, a thread takes as many columns as fill one vector (see simd.py). States are recomputed by subtraction: that
+  takes no memory, and its rounding errors are those of the forward sums over again.
 """
 
 import numpy as np
 from numba import prange
 
 from ..runtime import jit, pjit, plain, share
-from ..simd import VECTOR, element, fma, lanes, load, splat, store
+from ..simd import element, fma, lanes, load, splat, store
 from ..vectormath import sigmoid, softplus
 
-BLOCK = 16  # pixels that are worked on together
-TILE = 1024  # bytes of a row that are worked on together going back; four such blocks of pixels fill the cache
+GROUP = 64  # examples, at most, that one thread takes through the pixels together
+BLOCK = 16  # pixels whose rows of V are worked on together
+BACKWARD_BLOCK = 28  # the same going back, where a row is one vector
 
 
 def forward(x, W, V, b, c):
     """See reference.py."""
     x, W, V, b, c = map(plain, (x, W, V, b, c))
     log_prob, logits, a = np.empty(len(x), x.dtype), np.empty_like(x), np.empty((len(x), c.size), x.dtype)
-    _forward(share(len(x)), x, W, V, b, c[None], log_prob, logits, a)
+    _forward(min(GROUP, share(len(x))), x, W, V, b, c[None], log_prob, logits, a)
     return log_prob, (logits, a)
 
 
@@ -36,9 +37,7 @@ def backward(g, x, W, V, residual):
     """See reference.py."""
     g, x, W, V, logits, a = map(plain, (g, x, W, V, *residual))
     g_logits, gW, gV, gc = np.empty_like(x), np.empty_like(W), np.empty_like(V), np.empty((1, W.shape[1]), W.dtype)
-    width = min(share(W.shape[1]) * W.itemsize, TILE)
-    tile = -(-width // VECTOR) * VECTOR // W.itemsize
-    _backward(tile, g, x, W, V, logits, a, g_logits, gW, gV, gc)
+    _backward(g, x, W, V, logits, a, g_logits, gW, gV, gc)
     return gW, gV, g_logits.sum(0), gc[0]
 
 
@@ -46,7 +45,7 @@ def complete(x, start, uniforms, W, V, b, c):
     """See reference.py."""
     uniforms, W, V, b, c = map(plain, (uniforms, W, V, b, c))
     x = x.copy(order="C")
-    _complete(share(len(x)), x, start, uniforms, W, V, b, c[None])
+    _complete(min(GROUP, share(len(x))), x, start, uniforms, W, V, b, c[None])
     return x
 
 
@@ -54,10 +53,10 @@ def complete(x, start, uniforms, W, V, b, c):
 
 
 @pjit
-def _forward(share, x, W, V, b, c, log_prob, logits, a):
-    for part in prange((len(x) + share - 1) // share):
-        first = part * share
-        _forward_examples(first, min(len(x), first + share), x, W, V, b, c, log_prob, logits, a)
+def _forward(group, x, W, V, b, c, log_prob, logits, a):
+    for part in prange((len(x) + group - 1) // group):
+        first = part * group
+        _forward_examples(first, min(len(x), first + group), x, W, V, b, c, log_prob, logits, a)
 
 
 @jit
@@ -122,13 +121,11 @@ def _log_prob(x, e, b, logits):
 
 
 @pjit
-def _backward(tile, g, x, W, V, logits, a, g_logits, gW, gV, gc):
+def _backward(g, x, W, V, logits, a, g_logits, gW, gV, gc):
     for e in prange(len(x)):
         _g_logits(e, g, x, logits, g_logits)
-    H = W.shape[1]
-    for part in prange((H + tile - 1) // tile):
-        left = part * tile
-        _backward_columns(left, min(H, left + tile), x, W, V, a, g_logits, gW, gV, gc)
+    for part in prange((W.shape[1] + lanes(W) - 1) // lanes(W)):
+        _backward_columns(part * lanes(W), x, W, V, a, g_logits, gW, gV, gc)
 
 
 @jit
@@ -138,62 +135,64 @@ def _g_logits(e, g, x, logits, g_logits):
 
 
 @jit
-def _backward_columns(left, right, x, W, V, last_a, g_logits, gW, gV, gc):
-    B, D = x.shape
-    width = right - left
+def _backward_columns(left, x, W, V, last_a, g_logits, gW, gV, gc):
+    """The gradients in the columns of one vector, from `left` on."""
+    (B, D), width = x.shape, min(lanes(W), W.shape[1] - left)
     a, h, g_a = _matrix(B, width, W), _matrix(B, width, W), _matrix(B, width, W)
-    w, v, gw, gv = _matrix(BLOCK, width, W), _matrix(BLOCK, width, W), _matrix(BLOCK, width, W), _matrix(BLOCK, width, W)
+    total, scratch = _matrix(1, width, W), _matrix(1, width, W)
+    w, v = _matrix(BACKWARD_BLOCK, width, W), _matrix(BACKWARD_BLOCK, width, W)
+    gw, gv = _matrix(BACKWARD_BLOCK, width, W), _matrix(BACKWARD_BLOCK, width, W)
     for e in range(B):
         _copy(last_a, e, left, a, e, 0, width)
         _activate(a, e, h)
-    for start in range((D - 1) // BLOCK * BLOCK, -1, -BLOCK):
-        stop = min(start + BLOCK, D)
-        for i in range(start, stop):
-            _copy(W, i, left, w, i - start, 0, width)
-            _copy(V, i, left, v, i - start, 0, width)
+    for start in range((D - 1) // BACKWARD_BLOCK * BACKWARD_BLOCK, -1, -BACKWARD_BLOCK):
+        rows = min(BACKWARD_BLOCK, D - start)
+        for k in range(rows):
+            _copy(W, start + k, left, w, k, 0, width)
+            _copy(V, start + k, left, v, k, 0, width)
         gw[:] = 0
         gv[:] = 0
         for e in range(B):
-            end = stop
-            for i in range(stop - 1, start - 1, -1):
-                if x[e, i] != 0:
-                    _run_backward(i + 1, end, start, v, g_logits, h, e, gv, g_a)
-                    end = i + 1
-                    _add(g_a, e, gw, i - start)
-                    _subtract(w, i - start, a, e)
-                    _activate(a, e, h)
-            _run_backward(start, end, start, v, g_logits, h, e, gv, g_a)
-        for i in range(start, stop):
-            _copy(gw, i - start, 0, gW, i, left, width)
-            _copy(gv, i - start, 0, gV, i, left, width)
-    total = _matrix(1, width, W)
+            _back_through_block(start, rows, e, x, g_logits, w, v, a, h, g_a, gw, gv, scratch)
+        for k in range(rows):
+            _copy(gw, k, 0, gW, start + k, left, width)
+            _copy(gv, k, 0, gV, start + k, left, width)
     for e in range(B):
         _add(g_a, e, total, 0)
     _copy(total, 0, 0, gc, 0, left, width)
 
 
 @jit
-def _run_backward(begin, end, start, V, g_logits, h, e, gV, g_a):
-    """Add to gV and g_a what the pixels from `begin` to `end` give, which share the state h[e]."""
-    one = splat(h.dtype.type(1))
-    for j in range(0, h.shape[1], lanes(h)):
-        state = load(h, e, j)
-        g_state = one - one
-        for i in range(begin, end):
-            g_logit = splat(element(g_logits, e, i))
-            g_state = fma(g_logit, load(V, i - start, j), g_state)
-            store(gV, i - start, j, fma(g_logit, state, load(gV, i - start, j)))
-        store(g_a, e, j, fma(g_state, state * (one - state), load(g_a, e, j)))
+def _back_through_block(start, rows, e, x, g_logits, w, v, a, h, g_a, gw, gv, scratch):
+    """Add to gw, gv and g_a what a block of pixels gives in example e, its state and the gradient in that in registers."""
+    zero, one = splat(v.dtype.type(0)), splat(v.dtype.type(1))
+    state, g_state = load(h, e, 0), zero
+    for k in range(rows - 1, -1, -1):
+        if element(x, e, start + k) != 0:  # where the state of the pixels behind this one began
+            g_sum = fma(g_state, state * (one - state), load(g_a, e, 0))
+            store(g_a, e, 0, g_sum)
+            store(gw, k, 0, load(gw, k, 0) + g_sum)
+            before = load(a, e, 0) - load(w, k, 0)
+            store(a, e, 0, before)
+            store(scratch, 0, 0, before)
+            for lane in range(lanes(scratch)):
+                scratch[0, lane] = sigmoid(scratch[0, lane])
+            state, g_state = load(scratch, 0, 0), zero
+        g_logit = splat(element(g_logits, e, start + k))
+        g_state = fma(g_logit, load(v, k, 0), g_state)
+        store(gv, k, 0, fma(g_logit, state, load(gv, k, 0)))
+    store(g_a, e, 0, fma(g_state, state * (one - state), load(g_a, e, 0)))
+    store(h, e, 0, state)
 
 
 # ---- Sampling, over examples ----
 
 
 @pjit
-def _complete(share, x, start, uniforms, W, V, b, c):
-    for part in prange((len(x) + share - 1) // share):
-        first = part * share
-        _complete_examples(first, min(len(x), first + share), x, start, uniforms, W, V, b, c)
+def _complete(group, x, start, uniforms, W, V, b, c):
+    for part in prange((len(x) + group - 1) // group):
+        first = part * group
+        _complete_examples(first, min(len(x), first + group), x, start, uniforms, W, V, b, c)
 
 
 @jit
@@ -240,9 +239,12 @@ def _matrix(rows, columns, like):
 @jit
 def _copy(source, i, left, target, k, to, width):
     """target[k, to : to + width] = source[i, left : left + width]."""
-    s, t = source[i, left : left + width], target[k, to : to + width]
-    for j in range(width):
-        t[j] = s[j]
+    if width == lanes(source):
+        store(target, k, to, load(source, i, left))
+    else:
+        s, t = source[i, left : left + width], target[k, to : to + width]
+        for j in range(width):
+            t[j] = s[j]
 
 
 @jit
@@ -250,13 +252,6 @@ def _add(source, i, target, k):
     """target[k] += source[i], as far as both go."""
     for j in range(min(source.shape[1], target.shape[1])):
         target[k, j] += source[i, j]
-
-
-@jit
-def _subtract(source, i, target, k):
-    """target[k] -= source[i]."""
-    for j in range(source.shape[1]):
-        target[k, j] -= source[i, j]
 
 
 @jit
