@@ -34,7 +34,7 @@ def test_cpu_equals_reference(seed, rows, h, dtype, gaps):
 
 
 def test_many_rows_are_as_few():
-    gates, cell, g_hidden, g_after = case(0, 700, 30, np.float32)
+    gates, cell, g_hidden, g_after = case(0, 700, 50, np.float32)
     hidden, after, activations = lstm_gate.forward(gates, cell)
     g_gates, g_cell = lstm_gate.backward(g_hidden, g_after, activations, cell, after)
     for some in (slice(0, 3), slice(350, 355), slice(697, 700)):
@@ -69,9 +69,9 @@ def test_gradient_against_finite_differences():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"got \(2, 12\) float64 and \(2, 4\) float64"):
+    with pytest.raises(ValueError, match=r"got \(2, 12\) and \(2, 4\)"):
         lstm_gate.forward(np.zeros((2, 12)), np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="float32 and"):
+    with pytest.raises(TypeError, match="float32 and float64"):
         lstm_gate.forward(np.zeros((2, 16), np.float32), np.zeros((2, 4)))
 
 

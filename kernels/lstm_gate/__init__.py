@@ -10,13 +10,12 @@ from ..runtime import implementation
 def forward(gates, cell):
     """h' and c' (rows, h), and the activations (rows, 4 h) that `backward` takes, from pre-activations and c.
 
-    Raises ValueError unless `gates` is four times as wide as `cell`, and of the same dtype.
+    Raises ValueError unless `gates` is four times as wide as `cell`, TypeError for other dtypes.
     """
-    if gates.ndim != 2 or gates.shape != (len(cell), 4 * cell.shape[-1]) or gates.dtype != cell.dtype:
-        raise ValueError(
-            "lstm_gate takes gates (rows, 4 h) and cell (rows, h) of one dtype; "
-            f"got {gates.shape} {gates.dtype} and {cell.shape} {cell.dtype}"
-        )
+    if gates.ndim != 2 or gates.shape != (len(cell), 4 * cell.shape[-1]):
+        raise ValueError(f"lstm_gate takes gates (rows, 4 h) and cell (rows, h), got {gates.shape} and {cell.shape}")
+    if gates.dtype != cell.dtype or str(cell.dtype) not in ("float32", "float64"):
+        raise TypeError(f"lstm_gate takes float32 or float64 arrays of one dtype, got {gates.dtype} and {cell.dtype}")
     return implementation(__name__, gates).forward(gates, cell)
 
 

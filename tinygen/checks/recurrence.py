@@ -1,4 +1,4 @@
-"""Cases of the LSTMs over images: the gradients of their ops, and their kernels against the references."""
+"""Cases of the LSTMs: the gradients of their ops, and their kernels against the references."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tinygen.checks.inputs import check, normal
 from tinygen.checks.kernels import Run, agreement
 from tinygen.checks.registry import Case
-from tinygen.ops.lstm import diagonal_lstm, row_lstm
+from tinygen.ops.lstm import diagonal_lstm, lstm, row_lstm
 
 Shapes = tuple[tuple[int, ...], ...]  # of x, weight_ih, weight_hh and bias
 
@@ -50,6 +50,7 @@ def _gate(rows: int, hidden: int) -> Run:
 
 
 def _cases() -> Iterator[Case]:
+    yield check("lstm", lstm, gates=normal(3, 2, 8), hidden=normal(2, 2), cell=normal(2, 2), weight=normal(8, 2))
     names = ("x", "weight_ih", "weight_hh", "bias")
     for variant, sizes in {"": (2, 3, 2, 3, 4), "[one pixel]": (1, 1, 1, 1, 1), "[empty batch]": (0, 2, 2, 2, 3)}.items():
         inputs = dict(zip(names, (normal(*shape) for shape in _diagonal(*sizes))))
@@ -61,7 +62,7 @@ def _cases() -> Iterator[Case]:
     inputs = dict(zip(names, (normal(*shape) for shape in _row(2, 2, 3, 3, 6, k=5, m=3))))
     yield check("row_lstm[wide]", row_lstm, order=1, **inputs)
     yield from agreement("lstm_gate", _gate(5, 7))
-    yield from agreement("lstm_gate", _gate(300, 40), "large")
+    yield from agreement("lstm_gate", _gate(700, 50), "large")
     yield from agreement("diagonal_lstm", _kernel(_diagonal(3, 4, 5, 6, 7)))
     yield from agreement("diagonal_lstm", _kernel(_diagonal(3, 4, 5, 6, 7), True), "reverse")
     yield from agreement("diagonal_lstm", _kernel(_diagonal(9, 32, 16, 12, 12)), "large")

@@ -5,74 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.backend import Array, module_of
+from tinygen.backend import module_of
 from tinygen.nn import init as initialisers
 from tinygen.nn.module import Module, Parameter
-from tinygen.op import differentiable
-from tinygen.ops import concatenate, expand_dims, flip, linear, matmul, stack, swapaxes, tanh
+from tinygen.ops import concatenate, expand_dims, flip, linear, stack, swapaxes
+from tinygen.ops.lstm import lstm
 from tinygen.tensor import array_of
 
 State = tuple[Any, Any]
 """(hidden state, cell state)."""
 
 
-def _activate(gates: Any) -> list[Any]:
-    """sigmoid(i), sigmoid(f), tanh(u), sigmoid(o) of gates (..., 4H), whose quarters are i, f, u, o as in PyTorch.
-
-    One tanh does all four, since sigmoid(x) = tanh(x / 2) / 2 + 1 / 2.
-    """
-    size = gates.shape[-1] // 4
-    scale = module_of(array_of(gates)).full(4 * size, 0.5, gates.dtype)
-    scale[2 * size : 3 * size] = 1.0
-    y = tanh(gates * scale) * scale + (1.0 - scale)
-    return [y[..., k * size : (k + 1) * size] for k in range(4)]
-
-
-def _scan_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: Any, needs: tuple) -> tuple:
-    # Everything that does not wait for the next step is computed for all steps at once; the loop is the rest.
-    size = hidden.shape[-1]
-    h, c = y[..., :size], y[..., size:]
-    before_h, before_c = (concatenate([expand_dims(s, 0), x[:-1]]) for s, x in ((hidden, h), (cell, c)))
-    i, f, u, o = _activate(gates + matmul(before_h, swapaxes(weight, 0, 1)))
-    squashed = tanh(c)
-    slope_c = o * (1.0 - squashed * squashed)
-    slopes = concatenate([u * i * (1.0 - i), before_c * f * (1.0 - f), i * (1.0 - u * u), squashed * o * (1.0 - o)], -1)
-    g_gates: list[Any] = [None] * len(y)
-    g_hidden, g_cell = 0.0, 0.0
-    for t in reversed(range(len(y))):
-        g_hidden = g_hidden + g[t, :, :size]
-        g_cell = g_cell + g[t, :, size:] + g_hidden * slope_c[t]
-        g_gates[t] = concatenate([g_cell, g_cell, g_cell, g_hidden], -1) * slopes[t]
-        g_hidden = matmul(g_gates[t], weight)
-        g_cell = g_cell * f[t]
-    g_all = stack(g_gates)
-    flat = (g_all.reshape(-1, 4 * size), before_h.reshape(-1, size))
-    g_weight = matmul(swapaxes(flat[0], 0, 1), flat[1]) if needs[3] else None
-    return g_all, g_hidden, g_cell, g_weight
-
-
-@differentiable(joint=_scan_gradient)
-def _scan(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> Array:
-    """All steps of one LSTM as one operation.
-
-    gates (T, B, 4H): what input and biases give to the four gates at every step; hidden, cell (B, H): the state before
-    the first; weight (4H, H): from the hidden state to the gates. Returns (T, B, 2H): h_t and c_t side by side.
-    """
-    xp = module_of(gates)
-    size = hidden.shape[-1]
-    y = xp.empty((*gates.shape[:2], 2 * size), gates.dtype)
-    for t in range(len(gates)):
-        i, f, u, o = _activate(gates[t] + hidden @ weight.T)
-        cell = f * cell + i * u
-        hidden = o * xp.tanh(cell)
-        y[t, :, :size], y[t, :, size:] = hidden, cell
-    return y
-
-
 def _run(x: Any, state: State, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> tuple[Any, Any]:
     """x (T, B, in) through one layer in one direction: hidden and cell states, (T, B, H) each."""
     bias = None if bias_ih is None else bias_ih + bias_hh
-    y = _scan(linear(x, weight_ih, bias), *state, weight_hh)
+    y = lstm(linear(x, weight_ih, bias), *state, weight_hh)
     size = weight_hh.shape[1]
     return y[..., :size], y[..., size:]
 
