@@ -115,10 +115,10 @@ def backward(g: np.ndarray, weight_ih: np.ndarray, weight_hh: np.ndarray, residu
     g_weight = aligned((chunks, columns, depth), g.dtype)
     g_bias = np.empty((chunks, columns), g.dtype)
     _backward(_maps(g), weight, s, images, residual, work, g_x, g_weight, g_bias)
-    g_weight = g_weight.sum(0)
-    g_hh = g_weight[:, : taps * hidden].reshape(columns, taps, hidden).swapaxes(1, 2)
-    g_ih = g_weight[:, taps * hidden : taps * hidden + input_taps * channels].reshape(columns, input_taps, channels)
-    return g_x.reshape(batch, channels, height, width), g_ih.swapaxes(1, 2), g_hh, g_bias.sum(0)
+    split, end = taps * hidden, taps * hidden + input_taps * channels  # the padding after them holds anything
+    g_hh = g_weight[:, :, :split].sum(0).reshape(columns, taps, hidden).swapaxes(1, 2)
+    g_ih = g_weight[:, :, split:end].sum(0).reshape(columns, input_taps, channels).swapaxes(1, 2)
+    return g_x.reshape(batch, channels, height, width), g_ih, g_hh, g_bias.sum(0)
 
 
 def step(
