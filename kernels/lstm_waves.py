@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
-from .product import aligned, padded, product
+from .memory import aligned, padded
+from .product import product
 from .runtime import jit, pjit
 from .vectormath import sigmoid, tanh
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from .runtime import configured_numba, jit
@@ -22,7 +21,6 @@ from .runtime import configured_numba, jit
 numba = configured_numba()
 types = numba.types
 
-LINE = 64  # bytes in a cache line; a wide load that crosses two takes twice as long
 _INDEX = ir.IntType(64)
 _BYTE = ir.IntType(8)
 
@@ -41,24 +39,11 @@ VECTOR_BYTES, COLUMNS = _machine()
 ROWS = 6  # with COLUMNS, enough independent sums to hide the latency of a multiply-add
 
 
-def padded(size: int, dtype: np.dtype) -> int:
-    """The smallest number of elements that is at least `size` and fills whole cache lines."""
-    return -(-size * dtype.itemsize // LINE) * LINE // dtype.itemsize
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialized array that starts on a cache line."""
-    count = int(np.prod(shape))
-    memory = np.empty(count * dtype.itemsize + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
-
-
 @jit
 def product(a, b, init, out):
     """out (M, V) = init + a b for a (M, K) with any strides and b (K, V), init and out with contiguous rows.
 
-    V must be a multiple of a cache line's elements (`padded`). `init` may be `out` itself, or a single row (1, V).
+    V must be a multiple of a cache line's elements (see `memory.padded`). `init` may be `out` itself, or a single row (1, V).
     """
     width = COLUMNS * (VECTOR_BYTES // out.itemsize)
     for v in range(0, out.shape[1], width):

@@ -8,7 +8,8 @@ from pixel_loop import assert_close, spaced
 
 from tinygen.kernels import lstm_gate
 from tinygen.kernels.lstm_gate import reference
-from tinygen.kernels.product import aligned, padded, product
+from tinygen.kernels.memory import aligned, padded
+from tinygen.kernels.product import product
 
 dtypes = st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)])
 

@@ -1,0 +1,66 @@
+"""Memory for large arrays that kernels make again and again, kept from one call to the next.
+
+A fresh array of some megabytes costs more than filling it: the system maps, clears and takes back every page, with all
+threads waiting in line. An array of `aligned` gives its memory to the next one when nothing refers to it any more.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+LINE = 64  # bytes in a cache line; a wide load that crosses two takes twice as long
+KEPT = 256 << 20  # bytes that are kept at most
+WORTH_KEEPING = 64 << 10  # smaller arrays cost no page faults: malloc has their memory at hand
+
+_free: list[np.ndarray] = []
+_taking = threading.Lock()
+
+
+def padded(size: int, dtype: np.dtype) -> int:
+    """The smallest number of elements that is at least `size` and fills whole cache lines."""
+    return -(-size * dtype.itemsize // LINE) * LINE // dtype.itemsize
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialized array that starts on a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < WORTH_KEEPING:
+        memory = np.empty(size + LINE, np.uint8)
+    else:
+        memory = np.asarray(_Borrowed(_take(size + LINE)))
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+class _Borrowed:
+    """What NumPy takes for the owner of a block. It goes when the last view of the block has gone, and gives the block back."""
+
+    def __init__(self, block: np.ndarray):
+        self.block = block
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self.block.__array_interface__
+
+    def __del__(self, give_back: Callable = _free.append):  # bound here, since at exit a module's names may be gone
+        give_back(self.block)
+
+
+def _take(size: int) -> np.ndarray:
+    """The smallest free block that holds `size` bytes and is not twice too large; else a new one, and old ones are let go.
+
+    `_free` may grow meanwhile, at its end: blocks are given back without the lock, perhaps by the garbage collector in here.
+    """
+    with _taking:
+        sizes = [block.nbytes for block in _free]
+        best = min((k for k, n in enumerate(sizes) if size <= n <= 2 * size), key=sizes.__getitem__, default=None)
+        if best is not None:
+            return _free.pop(best)
+        while sum(sizes) > KEPT:
+            del _free[0], sizes[0]
+    return np.empty(size, np.uint8)
