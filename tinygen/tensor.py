@@ -226,7 +226,8 @@ def cotangent(output: Tensor, grad: Any) -> Array:
                 f"backward() of a tensor of shape {output.shape} needs a grad of that shape (only a scalar has 1)"
             )
         return module_of(output._data).ones(output.shape, output.dtype)
-    array = module_of(output._data).asarray(array_of(grad))
+    array = array_of(grad)
+    array = to_device(module_of(array).asarray(array), output.device)
     if array.shape != output.shape:
         raise ValueError(f"grad has shape {array.shape}, expected {output.shape}, the output's")
     return array.astype(output.dtype, copy=False)

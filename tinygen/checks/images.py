@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 import tinygen as tg
+from tinygen.backend import module_of
 from tinygen.checks.inputs import check, normal
 from tinygen.checks.registry import Case
+from tinygen.tensor import array_of
 
 # Name -> (shape of x, shape of the weight, options).
 CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -70,7 +72,8 @@ def _normalization() -> Iterator[Case]:
     images = normal(2, 3, 2, 2)
 
     def batch(x: Any, *affine: Any, **options: Any) -> Any:
-        statistics = np.linspace(-0.5, 1.0, 3, dtype=np.float32), np.linspace(0.5, 2.0, 3, dtype=np.float32)
+        xp = module_of(array_of(x))
+        statistics = xp.linspace(-0.5, 1.0, 3, dtype=np.float32), xp.linspace(0.5, 2.0, 3, dtype=np.float32)
         return tg.batch_norm(x, *statistics, *affine, **options)
 
     yield check("batch_norm", lambda x, weight, bias: batch(x, weight, bias), x=images, **affine)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.backend import to_device
+from tinygen.backend import device_of, to_device
 from tinygen.nn import Module
 from tinygen.tensor import Tensor, array_of
 
@@ -46,7 +46,8 @@ class Functional:
                 parameter._node = value._node if isinstance(value, Tensor) else None
             for owner, name, buffer in buffers:
                 floating = buffer.dtype.kind == "f" and like.dtype.kind == "f"
-                object.__setattr__(owner, name, buffer.astype(like.dtype if floating else buffer.dtype, copy=True))
+                copy = buffer.astype(like.dtype if floating else buffer.dtype, copy=True)
+                object.__setattr__(owner, name, to_device(copy, device_of(like)))
             for module, _ in generators:
                 module.rng = np.random.default_rng(7)
             yield

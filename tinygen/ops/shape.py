@@ -137,12 +137,13 @@ def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
     return reshape(full, tuple(r * size for r, size in zip(repetitions, shape)))
 
 
-def _plain_index(index: Any) -> Any:
-    """`index` with Tensors and sequences as arrays of its own: a caller's later change must not reach the gradient."""
-    return tuple([_plain_part(part) for part in index]) if isinstance(index, tuple) else _plain_part(index)
+def _plain_index(index: Any, x: Any) -> Any:
+    """`index` with Tensors and sequences as arrays of its own, beside x: a caller's later change must not reach the gradient."""
+    xp = module_of(array_of(x))
+    return tuple([_plain_part(part, xp) for part in index]) if isinstance(index, tuple) else _plain_part(index, xp)
 
 
-def _plain_part(part: Any) -> Any:
+def _plain_part(part: Any, xp: Any) -> Any:
     if part is None or part is Ellipsis or isinstance(part, (int, slice, np.generic)):
         return part
     array = array_of(part)
@@ -150,7 +151,7 @@ def _plain_part(part: Any) -> Any:
         array = array.astype(int)  # x[[]]
     if array.dtype.kind not in "iub":
         raise IndexError(f"an index array must hold integers or booleans, not {array.dtype}")
-    return array.copy()
+    return xp.array(array)
 
 
 def _is_basic(index: Any) -> bool:
@@ -181,7 +182,7 @@ def _getitem(x: Array, /, index: Any) -> Array:
 
 def getitem(x: Any, index: Any) -> Any:
     """x[index] with all of NumPy's indexing: slices, integers, integer and boolean arrays, newaxis, ellipsis."""
-    return _getitem(x, _plain_index(index))
+    return _getitem(x, _plain_index(index, x))
 
 
 def _survivors(shape: tuple[int, ...], index: Any, xp: Any) -> Array | None:
@@ -222,17 +223,17 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
             f"item assignment to {what} would cut it off from its gradient: write x = {instead} first, use tinygen.where, "
             "or change x.data outside the graph"
         )
-    result = _set(x, value, _plain_index(index))
+    result = _set(x, value, _plain_index(index, x))
     x._data, x._node = result._data, result._node
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
     """out[i, j, ...] = x[i, indices[i, j, ...], ...] with the index at `axis`, as numpy.take_along_axis; gradients add up."""
     axis = normalize_axis_index(axis, x.ndim)
-    indices = array_of(indices)
+    xp = module_of(array_of(x))
+    indices = xp.asarray(array_of(indices))
     if indices.ndim != x.ndim:
         raise ValueError(f"take_along_axis needs indices with as many axes as x: {indices.shape} for x of shape {x.shape}")
-    xp = module_of(indices)
     grids = list(xp.meshgrid(*(xp.arange(n) for n in x.shape), indexing="ij", sparse=True))
     grids[axis] = indices
     return getitem(x, tuple(grids))
