@@ -22,10 +22,31 @@ class Entry(NamedTuple):
 
 
 MODELS = {
+    "independent": Entry("independent:Independent", "A coin for every pixel, none of which knows of another", "-"),
+    "markov": Entry("markov:Markov", "Each pixel knows the one visited before it: two coins a pixel", "Markov 1913"),
+    "full-joint": Entry("full_joint:FullJoint", "One die with a side for every image: 2^n - 1 numbers", "-"),
+    "chain-rule": Entry(
+        "chain_rule:ChainRule", "A coin for all values of all pixels before, in any order: 2^n - 1 numbers", "-"
+    ),
+    "fvsbn": Entry(
+        "fvsbn:FVSBN",
+        "Fully visible sigmoid belief network: logistic regression of each pixel on those before it",
+        "Frey 1998",
+    ),
+    "made": Entry(
+        "made:MADE",
+        "Masked autoencoder: all conditionals from one pass of a network whose masks follow an order of the pixels",
+        "Germain et al. 2015",
+    ),
     "nade": Entry(
         "nade:NADE",
         "Neural autoregressive distribution estimator: p(x) exactly, one pixel after the other, weights tied",
         "Larochelle and Murray 2011",
+    ),
+    "eonade": Entry(
+        "eonade:EoNADE",
+        "One deep NADE for every order of the pixels, and the exact likelihood of an ensemble of orders",
+        "Uria, Murray, Larochelle 2014",
     ),
 }
 

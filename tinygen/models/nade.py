@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from tinygen import Tensor, nn
-from tinygen.backend import Array, module_of, to_device
+from tinygen.backend import Array, module_of
 from tinygen.kernels import nade as kernel
-from tinygen.models.base import Model, pixel_log_odds
+from tinygen.models.autoregressive import Autoregressive, observed_prefix, uniforms
+from tinygen.models.base import pixel_log_odds
 from tinygen.models.orderings import inverse, ordering
 from tinygen.models.recipe import Recipe
 from tinygen.ops.nade import nade_log_prob
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from tinygen.data import Split
 
 
-class NADE(Model):
+class NADE(Autoregressive):
     """NADE over D binary dimensions.
 
     Args:
@@ -88,18 +89,14 @@ class NADE(Model):
         scale: float = 0.01,
         dtype: type = np.float32,
     ):
-        super().__init__()
+        super().__init__(dimensions, order)
         D, H = dimensions, hidden
         if H < 1:
             raise ValueError(f"hidden = {H} is out of range: at least 1")
-        order = np.arange(D) if order is None else np.asarray(order)
-        if sorted(order.tolist()) != list(range(D)):
-            raise ValueError(f"order must be a permutation of 0 to {D - 1}, got {order!r:.60}")
         self.W = nn.Parameter((scale * rng.standard_normal((D, H))).astype(dtype))
         self.V = nn.Parameter((scale * rng.standard_normal((D, H))).astype(dtype))
-        self.b = nn.Parameter(np.zeros(D, dtype) if bias is None else np.asarray(bias, dtype)[order])
+        self.b = nn.Parameter(np.zeros(D, dtype) if bias is None else np.asarray(bias, dtype)[self.order])
         self.c = nn.Parameter(np.zeros(H, dtype))
-        self.register_buffer("order", order.astype(np.int64))
 
     @classmethod
     def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
@@ -111,39 +108,16 @@ class NADE(Model):
         """ln p(x), (B,) in nats, of binary x (B, D)."""
         return nade_log_prob(self._visited(x), self.W, self.V, self.b, self.c)
 
-    def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
-        """Mean negative log-likelihood of the batch, in nats per example."""
-        return -self.log_prob(x).mean()
-
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """`n` exact samples (n, D), by ancestral sampling: each pixel given those before it."""
-        return self.complete(np.zeros((n, self.b.size)), np.zeros(self.b.size, bool), rng)
-
     def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
         """`x` (n, D) with the unobserved pixels drawn from their exact conditional given the observed ones.
 
         `observed` (D,) is a boolean mask. The conditional is at hand only if the observed pixels come first in the model's
         order (the upper part of an image, for the raster order); otherwise raises ValueError.
         """
-        xp = module_of(self.b._data)
-        order = self.order
-        seen = xp.asarray(observed)[order]
-        start = int(seen.sum())
-        if seen[start:].any():
-            raise ValueError(
-                "complete needs the observed pixels to come first in the model's order: "
-                f"pixel {int(order[start:][seen[start:]][0])} is observed but pixel {int(order[~seen][0])}, before it, is not"
-            )
-        visited = self._visited(xp.asarray(x))
-        uniforms = xp.asarray(rng.random(visited.shape, dtype=np.float64).astype(self.b.dtype))
-        filled = kernel.complete(visited, start, uniforms, *(p._data for p in (self.W, self.V, self.b, self.c)))
-        return filled[:, inverse(order)]
-
-    def first_half(self, dimensions: int) -> np.ndarray:
-        """Boolean mask (D,) of the half of the pixels that is visited first."""
-        mask = np.zeros(dimensions, bool)
-        mask[to_device(self.order, "cpu")[: dimensions // 2]] = True
-        return mask
+        start = observed_prefix(observed, self.order)
+        visited = self._visited(module_of(self.b._data).asarray(x))
+        arrays = (p._data for p in (self.W, self.V, self.b, self.c))
+        return kernel.complete(visited, start, uniforms(visited.shape, visited, rng), *arrays)[:, inverse(self.order)]
 
     def _visited(self, x: Array) -> Array:
         """The pixels of x (B, D) in the model's order, as numbers of the parameters' dtype."""

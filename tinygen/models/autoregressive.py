@@ -1,0 +1,72 @@
+"""What the autoregressive models of binary pixels have in common.
+
+They factor p(x) = prod_i p(x_{o_i} | x_{o_<i}) in an order o of the pixels. Training lowers the mean negative log-likelihood, in
+nats, which is exact: no bound, no sampling. Samples are exact too, each pixel drawn given those before it; and pixels that come
+first in the order can be given instead of drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygen import Tensor, binary_cross_entropy_with_logits
+from tinygen.backend import Array, module_of, to_device
+from tinygen.models.base import Model
+from tinygen.models.orderings import inverse
+
+
+class Autoregressive(Model):
+    """Base class of models over binary x (B, D) with an order: a subclass has `log_prob` and `complete`."""
+
+    def __init__(self, dimensions: int, order: Array | None = None):
+        """`order` is a permutation of range(dimensions), the pixels as they are visited; None for 0, 1, ..., D - 1."""
+        super().__init__()
+        order = np.arange(dimensions) if order is None else np.asarray(order)
+        if sorted(order.tolist()) != list(range(dimensions)):
+            raise ValueError(f"order must be a permutation of 0 to {dimensions - 1}, got {order!r:.60}")
+        self.register_buffer("order", order.astype(np.int64))
+
+    def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
+        """Mean negative log-likelihood of the batch, in nats per example."""
+        return -self.log_prob(x).mean()
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """`n` exact samples (n, D), by ancestral sampling: each pixel given those before it."""
+        D = len(self.order)
+        return self.complete(np.zeros((n, D)), np.zeros(D, bool), rng)
+
+    def first_half(self, dimensions: int) -> np.ndarray:
+        """Boolean mask (D,) of the half of the pixels that is visited first."""
+        mask = np.zeros(dimensions, bool)
+        mask[to_device(self.order, "cpu")[: dimensions // 2]] = True
+        return mask
+
+    def places(self) -> np.ndarray:
+        """The number (D,) of each pixel in the order."""
+        return inverse(to_device(self.order, "cpu"))
+
+
+def observed_prefix(observed: Array, order: Array) -> int:
+    """How many pixels the boolean mask `observed` (D,) holds, if they come first in the order; else raises ValueError."""
+    order = to_device(order, "cpu")
+    seen = to_device(observed, "cpu")[order]
+    start = int(seen.sum())
+    if seen[start:].any():
+        raise ValueError(
+            "complete needs the observed pixels to come first in the model's order: "
+            f"pixel {int(order[start:][seen[start:]][0])} is observed but pixel {int(order[~seen][0])}, before it, is not"
+        )
+    return start
+
+
+def uniforms(shape: tuple[int, ...], like: Array, rng: np.random.Generator) -> Array:
+    """Numbers drawn from [0, 1), of the dtype and on the device of `like`."""
+    return module_of(like).asarray(rng.random(shape, dtype=np.float64).astype(like.dtype))
+
+
+def bernoulli_log_prob(x: Array, logits: Tensor) -> Tensor:
+    """sum_i ln p(x_i), (B,) in nats, where p(x_i = 1) = sigmoid(logits_i). Raises ValueError unless x is binary."""
+    grey = (x != 0) & (x != 1)
+    if grey.any():
+        raise ValueError(f"x must hold zeros and ones only, got {float(x[grey][0])}: binarize it first")
+    return -binary_cross_entropy_with_logits(logits, x, reduction="none").sum(axis=1)
