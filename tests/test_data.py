@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tinygen import data
 from tinygen.data import DataError, Split, batches, binarize, catalogue, mnist5k
 from tinygen.data.formats import parse_amat, parse_idx, read_bytes, read_npz, replacing, write_npz
+from tinygen.data.pooled import pool
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared/data with the whole data sets is absent")
@@ -185,6 +186,19 @@ def test_mnist5k_is_not_in_an_order_of_classes(digits):
         assert np.mean(np.diff(split.labels) == 0) < 0.2
 
 
+def test_mnist5k_4x4_holds_the_stretched_means_of_squares(digits):
+    small = data.load("mnist5k-4x4")
+    for part, original in zip(splits(small), splits(digits)):
+        assert part.images.shape == (len(original), 4, 4)
+        assert part.images.dtype == np.uint8
+        np.testing.assert_array_equal(part.labels, original.labels)
+        np.testing.assert_array_equal(part.images.max(axis=(1, 2)), 255)
+    image, got = digits.test.images[7].astype(float), small.test.images[7]
+    means = np.array([[image[4 + 5 * i : 9 + 5 * i, 4 + 5 * j : 9 + 5 * j].mean() for j in range(4)] for i in range(4)])
+    np.testing.assert_allclose(got, means * 255 / means.max(), atol=0.5)
+    assert (pool(np.zeros((1, 28, 28), np.uint8)) == 0).all()
+
+
 def test_mnist5k_file_is_small_and_its_licence_is_beside_it():
     path = catalogue.SOURCES["mnist5k"].found
     assert path.stat().st_size < 1_500_000
@@ -283,16 +297,16 @@ def test_fashion_mnist():
 
 
 def test_listing():
-    assert data.available() == ("mnist5k", "mnist", "fashion-mnist", "binarized-mnist")
+    assert data.available() == ("mnist5k", "mnist5k-4x4", "mnist", "fashion-mnist", "binarized-mnist")
     listed = data.info()
     assert tuple(source.name for source in listed) == data.available()
-    assert [source.binary for source in listed] == [False, False, False, True]
+    assert [source.binary for source in listed] == [False, False, False, False, True]
     for source in listed:
         assert len(source.sizes) == 3
-        assert source.shape == (28, 28)
+        assert source.shape == ((4, 4) if source.name == "mnist5k-4x4" else (28, 28))
         assert source.origin
         assert source.licence
-        assert bool(source.mirrors) == bool(source.files) == (source.name != "mnist5k")
+        assert bool(source.mirrors) == bool(source.files) == (not source.name.startswith("mnist5k"))
     assert listed[0].found.is_file()
 
 
@@ -304,7 +318,7 @@ def test_listing_says_where_a_set_was_found():
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown data set 'mnst', expected one of mnist5k, mnist, fashion-mnist, bin"):
+    with pytest.raises(ValueError, match="unknown data set 'mnst', expected one of mnist5k, mnist5k-4x4, mnist, fash"):
         data.load("mnst")
 
 

