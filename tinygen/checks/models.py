@@ -18,6 +18,12 @@ def _nade(rng: np.random.Generator) -> Model:
     return NADE(6, 4, rng, order=rng.permutation(6), bias=rng.standard_normal(6), scale=0.5, dtype=np.float64)
 
 
+def _eonade(rng: np.random.Generator) -> Model:
+    from tinygen.models.eonade import EoNADE
+
+    return EoNADE(6, (5, 4), 2, rng, bias=rng.standard_normal(6), dtype=np.float64)
+
+
 def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2) -> Case:
     """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples."""
 
@@ -29,4 +35,4 @@ def model(name: str, build: Callable[[np.random.Generator], Model], order: int =
     return Case(f"models.{name}", "model", make, order, {"complex_step": False})
 
 
-CASES = [model("nade", _nade, order=1)]
+CASES = [model("nade", _nade, order=1), model("eonade", _eonade)]

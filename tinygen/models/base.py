@@ -30,7 +30,7 @@ class Model(nn.Module):
     """Base class of the models; see the module's text for what a subclass must add."""
 
     RECIPES: ClassVar[Mapping[str, Recipe]] = {}
-    # The figure of `evaluate` whose lowest value on the validation set picks the model; None keeps the last one.
+    # The figure of `validate` whose lowest value on the validation set picks the model; None keeps the last one.
     selected_by: ClassVar[str | None] = "nll"
 
     @classmethod
@@ -83,6 +83,11 @@ class Model(nn.Module):
                 total += float(np.sum(self.log_prob(batch).numpy(), dtype=np.float64))
         nll = -total / len(x)
         return {"nll": nll, "bits_per_dim": nll / (x.shape[1] * math.log(2))}
+
+    def validate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
+        """The figures on held-out examples during training, `selected_by` among them: those of `evaluate`, unless that
+        takes too long to be done after every epoch."""
+        return self.evaluate(x, rng)
 
     def batches(self, x: Array, size: int = EVALUATION_BATCH) -> Iterator[Array]:
         """`x` in parts of at most `size` examples, each on the model's device."""

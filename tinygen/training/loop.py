@@ -161,7 +161,7 @@ class Training:
         rng = generator(self.seed, EVALUATION, self.progress.epoch)
         figures = {}
         for split, examples in self.held_out.items():
-            found = self.finite(partial(self.model.evaluate, examples, rng), rng)
+            found = self.finite(partial(self.model.validate, examples, rng), rng)
             figures |= {f"{split}_{name}": value for name, value in found.items()}
         return figures
 
