@@ -9,7 +9,17 @@ import numpy as np
 
 from tinygen.checks.modules import Functional
 from tinygen.checks.registry import Case
+from tinygen.models import model_class
 from tinygen.models.base import Model
+
+
+def _table(kind: str, **options: Any) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        table = model_class(kind)(6, alpha=0.5, examples=10, dtype=np.float64, **options)
+        table.logits.data[...] = rng.standard_normal(table.logits.shape)
+        return table
+
+    return build
 
 
 def _nade(rng: np.random.Generator) -> Model:
@@ -35,4 +45,11 @@ def model(name: str, build: Callable[[np.random.Generator], Model], order: int =
     return Case(f"models.{name}", "model", make, order, {"complex_step": False})
 
 
-CASES = [model("nade", _nade, order=1), model("eonade", _eonade)]
+CASES = [
+    model("independent", _table("independent")),
+    model("markov", _table("markov", order=[4, 1, 0, 5, 2, 3])),
+    model("full-joint", _table("full-joint")),
+    model("chain-rule", _table("chain-rule", order=[4, 1, 0, 5, 2, 3])),
+    model("nade", _nade, order=1),
+    model("eonade", _eonade),
+]
