@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -85,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
     command = add("complete", "runs:complete", "show halves of test digits to a run and let it fill in the others")
     _add_picture(command, count=10, what="digits")
 
+    command = add("table", "table:show", "what counting models cost and are worth: parameters and likelihoods on digits")
+    command.add_argument("--data", metavar="NAME", default="mnist5k", help="data set of the first table (default: %(default)s)")
+    command.add_argument("--binarization", choices=("dynamic", "threshold"), default="dynamic", help="default: %(default)s")
+    command.add_argument("--alpha", type=amount, default=1.0, help="what is added to every count (default: %(default)g)")
+    command.add_argument("--data-dir", metavar="FOLDER", help="where to look for data sets first, and to put downloads")
+
     command = add("gradcheck", "tools:gradcheck", "check the gradients of every op, layer, kernel and model")
     command.add_argument("names", nargs="*", metavar="NAME", help="check only what has this name (default: everything)")
     command.add_argument("--seed", type=natural, default=0, help="of the random inputs (default: %(default)s)")
@@ -140,3 +147,14 @@ def positive(text: str) -> int:
     if natural(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def amount(text: str) -> float:
+    """The finite number, at least 0, that `text` is."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+    return value

@@ -1,13 +1,13 @@
 """Models that are tables of probabilities, learnt by counting: what they share.
 
-One coin. A pixel that is white with probability p is a Bernoulli variable. Of n1 white and n0 black examples the likelihood is
-p^n1 (1 - p)^n0, and it is highest at the relative frequency p = n1 / (n1 + n0): learning is counting. With the logit l,
-p = sigmoid(l), the same maximum is found by gradient descent, for
+One coin. A pixel that is white with probability p is a Bernoulli variable (`distributions.py`). The likelihood of n1 white and
+n0 black examples, p^n1 (1 - p)^n0, is highest at the relative frequency p = n1 / (n1 + n0): learning is counting. With the logit
+l, p = sigmoid(l), gradient descent finds the same maximum, for
 
     d/dl (-ln p(x)) = p - x
 
-is zero on average exactly where p is the mean of x. A die with K sides is a Categorical variable, p = softmax(l), with the
-same two answers: p_k = n_k / n, and the gradient p - onehot(x).
+is zero on average exactly where p is the mean of x. A die with K sides is a Categorical variable,
+p = softmax(l), with the same two answers: p_k = n_k / n, and the gradient p - onehot(x).
 
 A table. To describe a whole image give every pixel a coin, or one for each situation that the pixel can be in, or one die
 with a side for each image there is. The four models differ in nothing else:

@@ -22,7 +22,6 @@ import numpy as np
 
 from tinygen import Tensor, log_softmax, nn
 from tinygen.backend import Array, module_of
-from tinygen.distributions import Categorical
 from tinygen.models.counting import CountingModel, complete_states, state_counts, state_of
 from tinygen.models.recipe import Recipe
 
@@ -58,7 +57,7 @@ class FullJoint(CountingModel):
 
     def log_prob(self, x: Array) -> Tensor:
         """ln p(x), (B,) in nats, of bits x (B, n)."""
-        return Categorical(self.logits).log_prob(state_of(x))
+        return self.log_table()[state_of(x)]
 
     def tally(self, x: Array) -> Array:
         return state_counts(x)
