@@ -48,6 +48,16 @@ MODELS = {
         "One deep NADE for every order of the pixels, and the exact likelihood of an ensemble of orders",
         "Uria, Murray, Larochelle 2014",
     ),
+    "row-lstm": Entry(
+        "row_lstm:RowLSTM",
+        "PixelRNN whose LSTM walks over images row by row: p(x) exactly, each pixel from a triangle above it",
+        "van den Oord et al. 2016",
+    ),
+    "diagonal-bilstm": Entry(
+        "diagonal_bilstm:DiagonalBiLSTM",
+        "PixelRNN whose LSTMs sweep over images along both diagonals: p(x) exactly, each pixel from all before it",
+        "van den Oord et al. 2016",
+    ),
 }
 
 
