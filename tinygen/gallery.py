@@ -96,6 +96,33 @@ def write_curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], tit
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()
+    _write_figure(path, figure, title)
+
+
+def write_comparison(
+    path: str | os.PathLike, runs: Mapping[str, Sequence[Mapping[str, Any]]], column: str, label: str, title: str
+):
+    """Draw one column of several runs' metrics.csv over the epochs, a line for each: `runs` is {legend's text: rows}.
+
+    The vertical axis leaves out what is higher than the lines' last three quarters: there the difference would be hidden.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    lines = {name: [(row["epoch"], row[column]) for row in rows if column in row] for name, rows in runs.items()}
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+    low = min(value for points in lines.values() for _, value in points)
+    high = max(value for points in lines.values() for _, value in points[len(points) // 4 :])
+    margin = 0.05 * (high - low) or 1.0
+    axes.set(xlabel="epoch", ylabel=label, ylim=(low - margin, high + margin))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _write_figure(path, figure, title)
+
+
+def _write_figure(path: str | os.PathLike, figure: Any, title: str) -> None:
     figure.suptitle(title)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

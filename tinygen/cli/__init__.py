@@ -75,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_train(add("train", "train:train", "train a model, or go on with a run that was stopped"))
 
+    _add_orders(add("orders", "orders:compare", "train a model under several orders of the pixels and compare them"))
+
     command = add("evaluate", "runs:evaluate", "measure trained runs on the held-out digits")
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     command.add_argument("--split", choices=("valid", "test"), default="test", help="default: %(default)s")
@@ -106,6 +108,21 @@ def parser() -> argparse.ArgumentParser:
 def _add_train(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("model", nargs="?", metavar="MODEL", help="its name (`tinygen list`); not needed with --resume")
+    _add_recipe(command)
+    add("--out", metavar="FOLDER", help="the run's new folder (default: the first free of runs/MODEL, runs/MODEL-2, ...)")
+    add("--resume", metavar="RUN", help="go on with this run, exactly as if it had not been stopped")
+
+
+def _add_orders(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("model", metavar="MODEL", help="its name; it must have a setting 'order' (`tinygen list MODEL`)")
+    add("--orders", metavar="A,B,...", default="raster,column,spiral,random", help="default: %(default)s")
+    _add_recipe(command)
+    add("--out", metavar="FOLDER", help="a run for each order in it; the same command goes on with it (runs/MODEL-orders)")
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
     add("--recipe", choices=("quick", "paper"), help="minutes on a laptop, or the paper's set-up (default: quick)")
     add("--data", metavar="NAME", help="data set, instead of the recipe's (`tinygen data`)")
     add("--epochs", metavar="N", help="instead of the recipe's")
@@ -116,8 +133,6 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         help="change one setting of the recipe (`tinygen list MODEL` shows them); repeat for more",
     )
     add("--seed", type=natural, help="of everything random (default: 0)")
-    add("--out", metavar="FOLDER", help="the run's new folder (default: the first free of runs/MODEL, runs/MODEL-2, ...)")
-    add("--resume", metavar="RUN", help="go on with this run, exactly as if it had not been stopped")
     add("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="longest time between two checkpoints (60)")
     _add_place(command, default=None)
 

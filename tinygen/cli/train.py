@@ -58,7 +58,7 @@ def _new(options: argparse.Namespace) -> tuple[Run, Dataset]:
     name = options.recipe or "quick"
     if name not in recipes:
         raise RecipeError(f"{options.model} has no recipe {name!r}: {closest(name, recipes)}")
-    recipe = recipes[name].override(_assignments(options))
+    recipe = recipes[name].override(assignments(options))
     device = usable_device(options.device or "cpu")
     dataset = load_data(recipe.data, options.data_dir)
     check_fit(dataset, recipe)
@@ -90,7 +90,7 @@ def _continued(options: argparse.Namespace) -> tuple[Run, Dataset]:
     return run, load_data(run.recipe.data, options.data_dir or run.config["data"]["folder"])
 
 
-def _assignments(options: argparse.Namespace) -> dict[str, str]:
+def assignments(options: argparse.Namespace) -> dict[str, str]:
     """Every change of the recipe on the command line, name to text."""
     changes = {name: getattr(options, name) for name in ("data", "epochs") if getattr(options, name) is not None}
     for assignment in options.set or ():
