@@ -201,11 +201,8 @@ def test_mnist5k_rgb_holds_the_digits_in_two_colours_each(digits):
         pairs |= {(*a, *b) for a, b in zip(ground[inked], digit[inked])}
     assert len(pairs) == 8 * 7
     assert all(pair[:3] != pair[3:] for pair in pairs)
-    images = data.load("mnist5k-rgb").train.images
-    assert (
-        hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
-        == "9867aa50183f4d39b81863b13bacb3df1a73e17aad6891d9c6ba847f032bdf8e"
-    )
+    digest = hashlib.sha256(data.load("mnist5k-rgb").train.images.tobytes()).hexdigest()
+    assert digest == "9867aa50183f4d39b81863b13bacb3df1a73e17aad6891d9c6ba847f032bdf8e"
 
 
 def test_mnist5k_4x4_holds_the_stretched_means_of_squares(digits):
@@ -319,11 +316,14 @@ def test_fashion_mnist():
 
 
 def test_listing():
-    assert data.available() == ("mnist5k", "mnist5k-4x4", "mnist5k-rgb", "mnist", "fashion-mnist", "binarized-mnist")
+    images = ("mnist5k", "mnist5k-4x4", "mnist5k-rgb", "mnist", "fashion-mnist", "binarized-mnist")
+    real = ("mnist5k-patches", "gaussians", "rings", "moons", "pinwheel", "checkerboard")
+    assert data.available() == images + real
     listed = data.info()
     assert tuple(source.name for source in listed) == data.available()
-    assert [source.binary for source in listed] == [False, False, False, False, False, True]
-    for source in listed:
+    assert {source.name for source in listed if source.binary} == {"binarized-mnist"}
+    assert {source.name for source in listed if source.real} == set(real)
+    for source in listed[: len(images)]:
         assert len(source.sizes) == 3
         assert source.shape == {"mnist5k-4x4": (4, 4), "mnist5k-rgb": (28, 28, 3)}.get(source.name, (28, 28))
         assert source.origin

@@ -11,9 +11,10 @@ from tinygen import nn
 from tinygen.checks.inputs import Sampler, integers, normal
 from tinygen.checks.modules import Functional
 from tinygen.checks.registry import Case
+from tinygen.models.pixels import MaskedConv2d
 
 NORMALIZING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
-WEIGHTED = (nn.Dense, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM, nn.LSTMCell)
+WEIGHTED = (nn.Dense, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM, nn.LSTMCell, MaskedConv2d)
 
 
 def layer(
@@ -73,6 +74,8 @@ def _weighted() -> Iterator[Case]:
     yield layer("Embedding", nn.Embedding, 5, 3, x=integers(5, 2, 3))
     yield layer("Conv2d", nn.Conv2d, 2, 3, 3, x=normal(2, 2, 4, 4))
     yield layer("Conv2d[all options]", nn.Conv2d, 2, 4, (3, 2), (2, 1), (1, 2), 2, 2, x=normal(1, 2, 6, 5))
+    yield layer("MaskedConv2d", MaskedConv2d, 2, 3, 3, "A", x=normal(2, 2, 4, 4))
+    yield layer("MaskedConv2d[colour]", MaskedConv2d, 3, 6, 3, "B", 3, x=normal(1, 3, 3, 4))
     yield layer("ConvTranspose2d", nn.ConvTranspose2d, 2, 3, 3, x=normal(1, 2, 3, 3))
     yield layer("ConvTranspose2d[all options]", nn.ConvTranspose2d, 4, 2, 3, 2, 1, 1, 2, dilation=2, x=normal(1, 4, 3, 2))
 

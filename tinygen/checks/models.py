@@ -34,6 +34,27 @@ def _eonade(rng: np.random.Generator) -> Model:
     return EoNADE(6, (5, 4), 2, rng, bias=rng.standard_normal(6), dtype=np.float64)
 
 
+def _pixelrnn(kind: str, shape: tuple[int, int, int], levels: int = 2) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        small = model_class(kind)(shape, levels, hidden=3, layers=2, head=3, rng=rng, dtype=np.float64)
+        for name, parameter in small.named_parameters():
+            if name.endswith("bias"):  # zeros would put the first pixel, which sees nothing, into the kinks of the ReLUs
+                parameter.data[...] = rng.standard_normal(parameter.shape)
+        return small
+
+    return build
+
+
+def _pixelcnn(shape: tuple[int, int, int], levels: int) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        small = model_class("pixelcnn")(shape, levels, hidden=3, blocks=2, head=4, rng=rng, dtype=np.float64)
+        for parameter in small.parameters():  # biases of 0 would put the first pixel, which sees nothing, into the kinks
+            parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
+        return small
+
+    return build
+
+
 def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2) -> Case:
     """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples."""
 
@@ -52,4 +73,10 @@ CASES = [
     model("chain-rule", _table("chain-rule", order=[4, 1, 0, 5, 2, 3])),
     model("nade", _nade, order=1),
     model("eonade", _eonade),
+    model("pixelcnn", _pixelcnn((3, 2, 1), 2)),
+    model("pixelcnn[colour]", _pixelcnn((2, 1, 3), 3)),
+    model("row-lstm", _pixelrnn("row-lstm", (3, 2, 1)), order=1),
+    model("row-lstm[colour]", _pixelrnn("row-lstm", (2, 1, 3)), order=1),
+    model("diagonal-bilstm", _pixelrnn("diagonal-bilstm", (3, 2, 1)), order=1),
+    model("diagonal-bilstm[colour]", _pixelrnn("diagonal-bilstm", (2, 1, 3), levels=3), order=1),
 ]

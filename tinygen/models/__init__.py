@@ -48,6 +48,11 @@ MODELS = {
         "One deep NADE for every order of the pixels, and the exact likelihood of an ensemble of orders",
         "Uria, Murray, Larochelle 2014",
     ),
+    "pixelcnn": Entry(
+        "pixelcnn:PixelCNN",
+        "Masked convolutions: p(x) exactly, each pixel from a neighbourhood above and to its left",
+        "van den Oord et al. 2016",
+    ),
     "row-lstm": Entry(
         "row_lstm:RowLSTM",
         "PixelRNN whose LSTM walks over images row by row: p(x) exactly, each pixel from a triangle above it",

@@ -28,7 +28,7 @@ from tinygen import Tensor, binary_cross_entropy_with_logits, conv2d, cross_entr
 from tinygen.backend import Array, module_of, to_device
 from tinygen.models.base import Model
 from tinygen.models.recipe import Recipe, RecipeError
-from tinygen.nn.init import he_uniform
+from tinygen.nn.init import uniform
 from tinygen.tensor import array_of
 
 if TYPE_CHECKING:
@@ -174,19 +174,18 @@ def sees(kind: str, out_features: int, in_features: int, colours: int) -> np.nda
     return None if seen.all() else seen
 
 
-def raster_mask(kernel_size: int, centre: np.ndarray | None) -> np.ndarray:
-    """The taps that a masked convolution may use, boolean, broadcastable to (O, C, k, k): all before the centre, none after it,
-    and at the centre what `centre` (O, C) says, None for all."""
-    before = np.arange(kernel_size**2).reshape(1, 1, kernel_size, kernel_size) < kernel_size**2 // 2
-    at_centre = np.arange(kernel_size**2).reshape(1, 1, kernel_size, kernel_size) == kernel_size**2 // 2
-    return before | at_centre if centre is None else before | at_centre & centre[:, :, None, None]
+def raster_mask(kernel_size: int, seen: np.ndarray) -> np.ndarray:
+    """The taps of a masked convolution, boolean (O, C, k, k): all before the centre, and there those that are `seen` (O, C)."""
+    tap, centre = np.arange(kernel_size**2).reshape(kernel_size, kernel_size), kernel_size**2 // 2
+    return (tap < centre) | (tap == centre) & seen[:, :, None, None]
 
 
 class MaskedConv2d(nn.Module):
     """A convolution (B, in, H, W) -> (B, out, H, W) that sees pixels above and to the left only, and the centre by its mask.
 
     kernel_size k is odd, kind "A" or "B" (see `sees`). weight (out, in, k, k), of which only the seen taps are used, is drawn
-    from He's uniform distribution for as many inputs as are seen; bias (out,) starts at 0.
+    from U(-b, b) with b = gain sqrt(3 / the mean number of inputs seen), He's with the default gain; bias (out,) starts at 0.
+    centre: what is seen at the pixel itself, boolean (out, in), or None for nothing.
     """
 
     def __init__(
@@ -196,22 +195,24 @@ class MaskedConv2d(nn.Module):
         kernel_size: int,
         kind: str,
         colours: int = 1,
+        gain: float = math.sqrt(2),
         *,
         rng: np.random.Generator,
         dtype: Any = np.float32,
     ):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {kernel_size} has no centre: it must be odd")
-        self.kernel_size, self.kind, self.colours = kernel_size, kind, colours
-        mask = raster_mask(kernel_size, sees(kind, out_channels, in_channels, colours))
-        mask = np.broadcast_to(mask, (out_channels, in_channels, kernel_size, kernel_size))
-        gain = math.sqrt(2 * mask.size / max(1, mask.sum()))  # of a ReLU, with the share of the taps that is seen
-        self.weight = nn.Parameter(he_uniform(rng, mask.shape, dtype, gain=gain))
+        seen = sees(kind, out_channels, in_channels, colours)
+        seen = np.ones((out_channels, in_channels), bool) if seen is None else seen
+        self.centre = seen if seen.any() else None
+        fan_in = in_channels * (kernel_size**2 // 2) + seen.sum() / out_channels
+        bound = gain * math.sqrt(3 / max(fan_in, 1))
+        self.weight = nn.Parameter(uniform(rng, (out_channels, in_channels, kernel_size, kernel_size), dtype, bound=bound))
         self.bias = nn.Parameter(np.zeros(out_channels, dtype))
-        self.register_buffer("mask", mask.astype(np.uint8))
+        self.mask = raster_mask(kernel_size, seen)
 
     def forward(self, x: Any) -> Any:
-        return conv2d(x, self.weight * self.mask, self.bias, padding=self.kernel_size // 2)
+        return conv2d(x, self.weight * self.mask, self.bias, padding=self.weight.shape[2] // 2)
 
 
 class Head(nn.Module):

@@ -1,0 +1,109 @@
+"""PixelCNN (van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel recurrent neural networks", ICML 2016, sections 3.4 to 3.6).
+
+Every conditional of an image, pixel by pixel (see `pixels.py`), from one stack of masked convolutions (table 1 and figure 5):
+
+    u   = 7 x 7 convolution, mask A, of the image                      2 h features
+    u  <- u + 1x1(relu(3x3(relu(1x1(relu(u))))))   for each block      2 h -> h -> h -> 2 h, mask B
+    logits = 1x1(relu(1x1(relu(u))))                                   mask B
+
+A pixel is so predicted from a bounded neighbourhood, which grows by one pixel with each block, and not from all pixels before
+it. What lies to the right above it is seen only through a chain of windows: the first reaches 3 columns to the right of its
+centre even in the row above, but each block goes on at most one column to the right with every row up. What is further to the
+right is PixelCNN's blind spot, the price for computing all pixels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from tinygen import Tensor, nn, relu
+from tinygen.backend import Array
+from tinygen.models.pixels import Head, MaskedConv2d, PixelModel, sizes
+from tinygen.models.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tinygen.data import Split
+
+
+class Block(nn.Module):
+    """u + 1x1(relu(3x3(relu(1x1(relu(u)))))), (B, 2 h, H, W) -> the same shape; the last weights start with `gain`."""
+
+    def __init__(self, h: int, colours: int, gain: float, *, rng: np.random.Generator, dtype: Any = np.float32):
+        self.down = MaskedConv2d(2 * h, h, 1, "B", colours, rng=rng, dtype=dtype)
+        self.conv = MaskedConv2d(h, h, 3, "B", colours, rng=rng, dtype=dtype)
+        self.up = MaskedConv2d(h, 2 * h, 1, "B", colours, gain, rng=rng, dtype=dtype)
+
+    def forward(self, u: Any) -> Any:
+        return u + self.up(relu(self.conv(relu(self.down(relu(u))))))
+
+
+class PixelCNN(PixelModel):
+    """PixelCNN over images of `shape` (height, width, colours).
+
+    Args:
+        shape, levels: see PixelModel.
+        hidden: h; the blocks carry 2 h features.
+        blocks: how many.
+        head: features between the two output layers.
+        rng: draws the starting weights.
+    """
+
+    RECIPES: ClassVar[Mapping[str, Recipe]] = {
+        "quick": Recipe(
+            data="mnist5k",
+            binarization="dynamic",
+            epochs=25,
+            batch_size=16,
+            optimizer="adamw",
+            lr=2e-3,
+            schedule="cosine",
+            weight_decay=1e-2,
+            model={"hidden": 16, "blocks": 5, "head": 32, "levels": 2},
+        ),
+        "paper": Recipe(
+            data="binarized-mnist",
+            binarization="fixed",
+            epochs=30,
+            batch_size=16,
+            optimizer="adamw",
+            lr=1e-3,
+            schedule="cosine",
+            weight_decay=1e-2,
+            target=81.30,
+            model={"hidden": 32, "blocks": 7, "head": 32, "levels": 2},
+        ),
+    }
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        hidden: int,
+        blocks: int,
+        head: int,
+        rng: np.random.Generator,
+        dtype: Any = np.float32,
+    ):
+        super().__init__(shape, levels)
+        h, colours = hidden, self.colours
+        for name, value in {"hidden": hidden, "head": head}.items():
+            if value < 1:
+                raise ValueError(f"{name} = {value} is out of range: at least 1")
+        self.first = MaskedConv2d(colours, 2 * h, 7, "A", colours, rng=rng, dtype=dtype)
+        # The blocks together start by adding about as much as the first layer gives.
+        self.blocks = [Block(h, colours, (2 / blocks) ** 0.5, rng=rng, dtype=dtype) for _ in range(blocks)]
+        self.head = Head(2 * h, head, levels, colours, rng=rng, dtype=dtype)
+
+    @classmethod
+    def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
+        shape, levels = sizes(recipe, train)
+        return cls(shape, levels, recipe.model["hidden"], recipe.model["blocks"], recipe.model["head"], rng)
+
+    def logits(self, images: Array) -> Tensor:
+        u = self.first(images)
+        for block in self.blocks:
+            u = block(u)
+        return self.head(u)
