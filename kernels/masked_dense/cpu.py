@@ -1,5 +1,264 @@
-"""Masked dense layers on the CPU: see reference.py."""
+"""Masked dense layers on the CPU, in Numba. The equations are in reference.py.
 
-from .reference import complete, forward, input_gradient, weight_gradient
+With the units of both sides sorted by degree the mask is a staircase: output j sees the first `reach[j]` inputs, and reach never
+falls. What makes it fast:
 
-__all__ = ["complete", "forward", "input_gradient", "weight_gradient"]
+* Outputs go by in tiles of a few rows, and the product of a tile ends where the reach of its last row ends. So about half of a
+  square layer is never multiplied.
+* A tile's weights are copied to scratch memory, in the first-level cache, which sorts them and puts zeros where the mask does;
+  the weights themselves are neither sorted nor masked. Activations are turned, so that a row of the product holds a batch.
+* Early tiles have little to do and late ones much: a thread takes them in pairs, one from either end.
+
+Every sum starts at the bias and runs over the inputs by degree, in the forward pass and in the sampler: so an activation that the
+sampler computes from the inputs known so far has the same bits as one from a whole pass, and no draw depends on which it was.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from ..memory import aligned, padded
+from ..product import product
+from ..runtime import jit, pjit, plain
+from ..simd import element, fma, lanes, load, splat, store
+from ..vectormath import sigmoid
+
+TILE = 12  # rows of a product's result; a multiple of product.ROWS
+TURN = 16  # rows of a matrix that is turned at a time: a cache line of the source
+
+HIDDEN, LOGIT, DIRECT = range(3)  # what becomes of a unit's sum when sampling
+
+
+class Staircase(NamedTuple):
+    """A mask between sorted units."""
+
+    columns: np.ndarray  # (in,) the inputs by degree
+    rows: np.ndarray  # (out,) the outputs by degree
+    reach: np.ndarray  # (out,) how many inputs, of those by degree, the sorted output sees
+    first: np.ndarray  # (in,) the first sorted output that sees the sorted input
+
+
+def staircase(in_degrees: np.ndarray, out_degrees: np.ndarray, strict: bool) -> Staircase:
+    """The mask of a layer. Units of the same degree keep their order."""
+    return _staircase(*(np.ascontiguousarray(d, np.int64).tobytes() for d in (in_degrees, out_degrees)), bool(strict))
+
+
+@functools.lru_cache(maxsize=256)
+def _staircase(in_degrees: bytes, out_degrees: bytes, strict: bool) -> Staircase:
+    inputs, outputs = (np.frombuffer(d, np.int64) for d in (in_degrees, out_degrees))
+    columns, rows = (np.argsort(d, kind="stable") for d in (inputs, outputs))
+    reach = np.searchsorted(inputs[columns], outputs[rows], side="left" if strict else "right")
+    first = np.searchsorted(reach, np.arange(len(columns)), side="right")
+    return Staircase(columns, rows, reach, first)
+
+
+def forward(x, weight, bias, in_degrees, out_degrees, strict=False):
+    """See reference.py."""
+    mask = staircase(in_degrees, out_degrees, strict)
+    x, weight = plain(x), plain(weight)
+    bias = np.zeros(len(weight), x.dtype) if bias is None else plain(bias)
+    turned = aligned((x.shape[1], padded(max(len(x), 1), x.dtype)), x.dtype)
+    y = aligned((len(x), len(weight)), x.dtype)
+    _forward(x, weight, bias, *mask, turned, y)
+    return y
+
+
+def input_gradient(g, weight, in_degrees, out_degrees, strict=False):
+    """See reference.py."""
+    mask = staircase(in_degrees, out_degrees, strict)
+    g, weight = plain(g), plain(weight)
+    turned = aligned((g.shape[1], padded(max(len(g), 1), g.dtype)), g.dtype)
+    g_x = aligned((len(g), weight.shape[1]), g.dtype)
+    _input_gradient(g, weight, *mask, turned, g_x)
+    return g_x
+
+
+def weight_gradient(x, g, in_degrees, out_degrees, strict=False):
+    """See reference.py."""
+    mask = staircase(in_degrees, out_degrees, strict)
+    x, g = plain(x), plain(g)
+    turned = aligned((g.shape[1], padded(max(len(g), 1), g.dtype)), g.dtype)
+    by_degree = aligned((len(x), padded(max(x.shape[1], 1), x.dtype)), x.dtype)
+    g_weight = aligned((g.shape[1], x.shape[1]), x.dtype)
+    _weight_gradient(x, g, *mask, turned, by_degree, g_weight)
+    return g_weight
+
+
+# ---- Products ----
+
+
+@pjit
+def _forward(x, weight, bias, columns, rows, reach, first, turned, y):
+    _turn(x, columns, turned)
+    tiles = (len(rows) + TILE - 1) // TILE
+    for pair in prange((tiles + 1) // 2):
+        _forward_tile(pair, x, weight, bias, columns, rows, reach, turned, y)
+        if tiles - 1 - pair != pair:
+            _forward_tile(tiles - 1 - pair, x, weight, bias, columns, rows, reach, turned, y)
+
+
+@jit
+def _forward_tile(tile, x, weight, bias, columns, rows, reach, turned, y):
+    start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
+    depth = reach[stop - 1]
+    scratch = np.empty((stop - start, depth), y.dtype)
+    out = np.empty((stop - start, turned.shape[1]), y.dtype)
+    for r in range(stop - start):
+        source, target, seen = weight[rows[start + r]], scratch[r], reach[start + r]
+        for k in range(seen):
+            target[k] = source[columns[k]]
+        target[seen:] = 0
+        out[r] = bias[rows[start + r]]
+    product(scratch, turned[:depth], out, out)
+    for b in range(len(y)):
+        for r in range(stop - start):
+            y[b, rows[start + r]] = out[r, b]
+
+
+@pjit
+def _input_gradient(g, weight, columns, rows, reach, first, turned, g_x):
+    _turn(g, rows, turned)
+    tiles = (len(columns) + TILE - 1) // TILE
+    for pair in prange((tiles + 1) // 2):
+        _input_gradient_tile(pair, weight, columns, rows, reach, first, turned, g_x)
+        if tiles - 1 - pair != pair:
+            _input_gradient_tile(tiles - 1 - pair, weight, columns, rows, reach, first, turned, g_x)
+
+
+@jit
+def _input_gradient_tile(tile, weight, columns, rows, reach, first, turned, g_x):
+    start, stop = tile * TILE, min((tile + 1) * TILE, len(columns))
+    begin = first[start]
+    scratch = np.empty((len(rows) - begin, stop - start), g_x.dtype)
+    out = np.empty((stop - start, turned.shape[1]), g_x.dtype)
+    for j in range(begin, len(rows)):
+        source, target, seen = weight[rows[j]], scratch[j - begin], min(stop, reach[j]) - start
+        for r in range(seen):
+            target[r] = source[columns[start + r]]
+        target[seen:] = 0
+    product(scratch.T, turned[begin:], np.zeros((1, turned.shape[1]), g_x.dtype), out)
+    for b in range(len(g_x)):
+        for r in range(stop - start):
+            g_x[b, columns[start + r]] = out[r, b]
+
+
+@pjit
+def _weight_gradient(x, g, columns, rows, reach, first, turned, by_degree, g_weight):
+    _turn(g, rows, turned)
+    for b in prange(len(x)):
+        for k in range(len(columns)):
+            by_degree[b, k] = x[b, columns[k]]
+        by_degree[b, len(columns) :] = 0
+    tiles = (len(rows) + TILE - 1) // TILE
+    for pair in prange((tiles + 1) // 2):
+        _weight_gradient_tile(pair, columns, rows, reach, turned, by_degree, g_weight)
+        if tiles - 1 - pair != pair:
+            _weight_gradient_tile(tiles - 1 - pair, columns, rows, reach, turned, by_degree, g_weight)
+
+
+@jit
+def _weight_gradient_tile(tile, columns, rows, reach, turned, by_degree, g_weight):
+    start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
+    line = 64 // g_weight.itemsize
+    wide = (reach[stop - 1] + line - 1) // line * line
+    out = np.empty((stop - start, wide), g_weight.dtype)
+    product(turned[start:stop, : len(by_degree)], by_degree[:, :wide], np.zeros((1, wide), g_weight.dtype), out)
+    for r in range(stop - start):
+        source, target, seen = out[r], g_weight[rows[start + r]], reach[start + r]
+        for k in range(seen):
+            target[columns[k]] = source[k]
+        for k in range(seen, len(columns)):
+            target[columns[k]] = 0
+
+
+@jit(parallel=True)
+def _turn(source, order, target):
+    """target (units, B or more) = source[:, order]^T for source (B, units), padded with zeros."""
+    for part in prange((len(order) + TURN - 1) // TURN):
+        start, stop = part * TURN, min((part + 1) * TURN, len(order))
+        for b in range(len(source)):
+            for k in range(start, stop):
+                target[k, b] = source[b, order[k]]
+        target[start:stop, len(source) :] = 0
+
+
+# ---- Sampling, unit after unit ----
+
+
+def complete(x, start, uniforms, weights, biases, degrees, direct=None):
+    """See reference.py. Each unit is computed once, when the inputs that it depends on are known."""
+    masks = [staircase(*pair, False) for pair in zip(degrees[:-1], degrees[1:])]
+    masks.append(staircase(degrees[-1], degrees[0], True))
+    layers = list(zip(weights, biases, masks))
+    if direct is not None:
+        layers.append((direct, np.zeros(len(direct), x.dtype), staircase(degrees[0], degrees[0], True)))
+    units = _units(layers, degrees)
+    sorted_weights = np.concatenate([w[m.rows][:, m.columns].ravel() for w, _, m in layers])
+    sorted_biases = np.concatenate([b[m.rows] for _, b, m in layers])
+    order = masks[-1].rows
+    drawn = np.ascontiguousarray(x[:, order])
+    rows = sum(len(d) for d in degrees)
+    _complete(units, sorted_weights[None], sorted_biases, rows, start, np.ascontiguousarray(uniforms[:, order]), drawn)
+    completed = np.empty_like(drawn)
+    completed[:, order] = drawn
+    return completed
+
+
+def _units(layers: list, degrees: list) -> np.ndarray:
+    """The units in an order in which they can be computed, int64 (units, 6): what becomes of the sum, where its weights begin
+    among the sorted weights, its first input and how many inputs there are among the sorted units, where its own place is, and its bias.
+
+    Pixels and hidden units are numbered layer by layer, each layer by degree. A pixel is drawn before the hidden units of its
+    degree are computed; what comes straight from the pixels is summed up before the logit that it is added to.
+    """
+    begins = np.cumsum([0, *(len(d) for d in degrees)])
+    table, keys = [], []
+    offset = 0
+    for l, (weight, _, mask) in enumerate(layers):
+        inputs, kind = (l, HIDDEN) if l < len(degrees) - 1 else (l, LOGIT) if l == len(degrees) - 1 else (0, DIRECT)
+        place = begins[l + 1] if kind == HIDDEN else 0
+        out = np.arange(len(weight))
+        columns = [np.full_like(out, kind), offset + out * weight.shape[1], np.full_like(out, begins[inputs]), mask.reach]
+        table.append(np.stack([*columns, place + out], axis=1))
+        degree = (degrees[l + 1] if kind == HIDDEN else degrees[0])[mask.rows]
+        keys.append(np.stack([degree, np.full_like(out, {DIRECT: 0, LOGIT: 1, HIDDEN: 2 + l}[kind])], axis=1))
+        offset += weight.size
+    table, (degree, stage) = np.concatenate(table), np.concatenate(keys).T
+    return np.insert(table, 5, np.arange(len(table)), axis=1)[np.lexsort((stage, degree))]
+
+
+@pjit
+def _complete(units, weights, biases, rows, start, uniforms, x):
+    for part in prange((len(x) + lanes(x) - 1) // lanes(x)):
+        _complete_examples(part * lanes(x), units, weights, biases, rows, start, uniforms, x)
+
+
+@jit
+def _complete_examples(left, units, weights, biases, rows, start, uniforms, x):
+    """Draw the pixels of as many examples as fill a vector, from number `left` on."""
+    count = min(lanes(x), len(x) - left)
+    state = np.zeros((rows, lanes(x)), x.dtype)  # pixels and activations, one column for each example
+    extra, logit = np.zeros((1, lanes(x)), x.dtype), np.zeros((1, lanes(x)), x.dtype)
+    for i in range(start):
+        for b in range(count):
+            state[i, b] = x[left + b, i]
+    for kind, weight, first, seen, place, number in units:
+        if kind != HIDDEN and place < start:
+            continue
+        total = splat(biases[number])
+        for k in range(seen):
+            total = fma(splat(element(weights, 0, weight + k)), load(state, first + k, 0), total)
+        if kind == HIDDEN:
+            store(state, place, 0, total)
+            for b in range(lanes(x)):
+                state[place, b] = max(state[place, b], 0)
+        elif kind == DIRECT:
+            store(extra, 0, 0, total)
+        else:
+            store(logit, 0, 0, total)
+            for b in range(count):
+                drawn = uniforms[left + b, place] < sigmoid(logit[0, b] + extra[0, b])
+                state[place, b] = drawn
+                x[left + b, place] = drawn
