@@ -15,7 +15,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ..runtime import jit, pjit
-from .geometry import Pair, output_size
+from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Window, backward_axis, forward_axis, layout
 from .microkernel import (
     COLUMNS,
@@ -53,13 +53,14 @@ def forward(
     dilation: Pair = (1, 1),
     groups: int = 1,
     bias: np.ndarray | None = None,
+    taps: Taps | None = None,
 ) -> np.ndarray:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     outs, channels, *kernel_size = weight.shape
-    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    kernel_size, area = tuple(kernel_size), kernel_size[0] * kernel_size[1]
     size = output_size(x.shape[2:], kernel_size, stride, padding, dilation)
-    window = Window(x.shape[2:], size, kernel_size, stride, padding, dilation)
-    return _run(x, weight, forward_axis, window, (len(x), outs, *size), groups, channels * taps, taps, bias)
+    window = Window(x.shape[2:], size, kernel_size, stride, padding, dilation, taps)
+    return _run(x, weight, forward_axis, window, (len(x), outs, *size), groups, channels * area, area, bias)
 
 
 def input_gradient(
@@ -71,12 +72,13 @@ def input_gradient(
     dilation: Pair = (1, 1),
     groups: int = 1,
     bias: np.ndarray | None = None,
+    taps: Taps | None = None,
 ) -> np.ndarray:
     """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
     channels, *kernel_size = weight.shape[1:]
-    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
-    window = Window(size, g.shape[2:], kernel_size, stride, padding, dilation)
-    return _run(g, weight, backward_axis, window, (len(g), channels * groups, *size), groups, taps, channels * taps, bias)
+    kernel_size, area = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    window = Window(size, g.shape[2:], kernel_size, stride, padding, dilation, taps)
+    return _run(g, weight, backward_axis, window, (len(g), channels * groups, *size), groups, area, channels * area, bias)
 
 
 def weight_gradient(
@@ -87,23 +89,24 @@ def weight_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    taps: Taps | None = None,
 ) -> np.ndarray:
     """d sum(g y) / d weight (O, C / groups, kernel_h, kernel_w) from x (N, C, H, W) and g (N, O, OH, OW)."""
-    outs, channels, taps = g.shape[1], x.shape[1] // groups, kernel_size[0] * kernel_size[1]
-    gradient = np.zeros((outs, channels * taps), x.dtype)
+    outs, channels = g.shape[1], x.shape[1] // groups
+    gradient = np.zeros((outs, channels * tap_count(kernel_size, taps)), x.dtype)
     if len(x) and gradient.size:
         x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
-        window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)
-        plan = layout(forward_axis, window, len(x), LONG_BLOCK_PIXELS, 1, groups, channels, taps, VECTOR_BYTES)
+        window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
+        plan = layout(forward_axis, window, len(x), LONG_BLOCK_PIXELS, 1, groups, channels, 1, VECTOR_BYTES)
         lanes = VECTOR_BYTES // x.itemsize
         rows, width = outs + DOTS - 1, -(-g.shape[2] * plan.line // lanes) * lanes  # the last tile may read past the last row
         blocks = -(-len(x) // plan.images)
         images, gradients = _buffers(x.dtype, (blocks, plan.size), (blocks, rows, width))
-        if g.size * channels * taps < SERIAL_BELOW:
+        if g.size * gradient.shape[1] < SERIAL_BELOW:
             _correlate_alone(x, g, plan, groups, images, gradients, gradient)
         else:
             _correlate(get_num_threads(), x, g, plan, groups, images, gradients, gradient)
-    return gradient.reshape(outs, channels, *kernel_size)
+    return spread(gradient, channels, kernel_size, taps, np)
 
 
 def _run(x, weight, axis, window, shape, groups, row_step, term_step, bias):

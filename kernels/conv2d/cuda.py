@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..runtime import cuda_function, cupy, multiprocessors
-from .geometry import Pair, output_size
+from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Axis, Window, backward_axis, forward_axis
 
 Array = Any  # cupy.ndarray
@@ -42,13 +42,14 @@ def forward(
     dilation: Pair = (1, 1),
     groups: int = 1,
     bias: Array | None = None,
+    taps: Taps | None = None,
 ) -> Array:
     """y (N, O, OH, OW) from x (N, C, H, W), weight (O, C / groups, kernel_h, kernel_w) and bias (O,)."""
     outs, channels, *kernel_size = weight.shape
-    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    kernel_size, area = tuple(kernel_size), kernel_size[0] * kernel_size[1]
     size = output_size(x.shape[2:], kernel_size, stride, padding, dilation)
-    window = Window(x.shape[2:], size, kernel_size, stride, padding, dilation)
-    return _convolve(x, weight, forward_axis, window, (len(x), outs, *size), groups, channels * taps, taps, bias)
+    window = Window(x.shape[2:], size, kernel_size, stride, padding, dilation, taps)
+    return _convolve(x, weight, forward_axis, window, (len(x), outs, *size), groups, channels * area, area, bias)
 
 
 def input_gradient(
@@ -60,12 +61,13 @@ def input_gradient(
     dilation: Pair = (1, 1),
     groups: int = 1,
     bias: Array | None = None,
+    taps: Taps | None = None,
 ) -> Array:
     """d sum(g y) / d x (N, C, *size) from g (N, O, OH, OW). With a bias (C,) added: the transposed convolution of g."""
     channels, *kernel_size = weight.shape[1:]
-    kernel_size, taps = tuple(kernel_size), kernel_size[0] * kernel_size[1]
-    window = Window(size, g.shape[2:], kernel_size, stride, padding, dilation)
-    return _convolve(g, weight, backward_axis, window, (len(g), channels * groups, *size), groups, taps, channels * taps, bias)
+    kernel_size, area = tuple(kernel_size), kernel_size[0] * kernel_size[1]
+    window = Window(size, g.shape[2:], kernel_size, stride, padding, dilation, taps)
+    return _convolve(g, weight, backward_axis, window, (len(g), channels * groups, *size), groups, area, channels * area, bias)
 
 
 def weight_gradient(
@@ -76,17 +78,19 @@ def weight_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    taps: Taps | None = None,
 ) -> Array:
     """d sum(g y) / d weight (O, C / groups, kernel_h, kernel_w) from x (N, C, H, W) and g (N, O, OH, OW)."""
     xp = cupy()
-    channels, taps = x.shape[1] // groups, kernel_size[0] * kernel_size[1]
-    gradient = xp.zeros((g.shape[1], channels, *kernel_size), x.dtype)
+    channels, area = x.shape[1] // groups, kernel_size[0] * kernel_size[1]
+    terms = channels * tap_count(kernel_size, taps)
+    gradient = xp.zeros((g.shape[1], terms), x.dtype)
     if not gradient.size or not g.size:
-        return gradient
+        return spread(gradient, channels, kernel_size, taps, xp)
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
-    window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation)
-    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * taps, taps, xp.cuda.Device().id)
-    tiles = (-(-channels * taps // COLUMNS), -(-(g.shape[1] // groups) // MANY))
+    window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
+    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, xp.cuda.Device().id)
+    tiles = (-(-terms // COLUMNS), -(-(g.shape[1] // groups) // MANY))
     # Few tiles of the result would leave the GPU idle: the pixels are split, and the parts added up afterwards.
     blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors()
     parts = min(-(-blocks // (tiles[0] * tiles[1] * groups)), -(-plan.pixels // COLUMNS))
@@ -99,7 +103,7 @@ def weight_gradient(
         add_parts = cuda_function(SOURCE, "add_parts", x.dtype)
         grid = (min(-(-gradient.size // THREADS), blocks),)
         add_parts(grid, (THREADS,), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
-    return gradient
+    return spread(gradient, channels, kernel_size, taps, xp)
 
 
 def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias):
@@ -131,7 +135,7 @@ def _plan(
     device: int,
 ) -> Plan:
     """The plan for images of `shape`, along axes made by `axis`; steps as in `_convolve`."""
-    vertical, horizontal = (axis(*numbers) for numbers in zip(*window))
+    vertical, horizontal = window.axes(axis)
     (images, channels, height, width), outs = shape, out_shape[1] // groups
     scales, steps = (vertical.phases, horizontal.phases), (len(vertical.grids), len(horizontal.grids))
     channel = np.arange(channels // groups)[:, None]
@@ -139,7 +143,10 @@ def _plan(
     for top, rows, downs in vertical.grids:
         for left, columns, rights in horizontal.grids:
             taps = [
-                (a * horizontal.kernel + b, i * scales[0] + p, j * scales[1] + q) for a, p, i in downs for b, q, j in rights
+                (a * horizontal.kernel + b, i * scales[0] + p, j * scales[1] + q)
+                for a, p, i in downs
+                for b, q, j in rights
+                if window.has(a, b)
             ]
             tap, down, right = np.array(taps, np.int64).reshape(-1, 3).T
             offset = (channel * height + down) * width + right

@@ -1,7 +1,7 @@
 """Convolution with a kernel as large as the image: nothing slides, so all three operations are one matrix product each.
 
 Images become rows and columns of matrices, one pair for each group: x (groups, N, terms), weight (groups, outs, terms),
-y (groups, N, outs). The functions work on NumPy and CuPy arrays; sizes, strides and paddings play no part.
+y (groups, N, outs). The functions work on NumPy and CuPy arrays; sizes, strides, paddings and taps play no part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 def forward(
-    x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, bias: Array | None = None
+    x: Array,
+    weight: Array,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    bias: Array | None = None,
+    taps: None = None,
 ) -> Array:
     """y (N, O, 1, 1) = x weight^T + bias."""
     y = (_rows(x, groups) @ _split(weight, groups).swapaxes(1, 2)).swapaxes(0, 1).reshape(len(x), len(weight), 1, 1)
@@ -30,6 +37,7 @@ def input_gradient(
     dilation: Pair,
     groups: int,
     bias: Array | None = None,
+    taps: None = None,
 ) -> Array:
     """d sum(g y) / d x (N, C, *size) = g weight; plus bias (C,)."""
     channels = weight.shape[1] * groups
@@ -37,7 +45,9 @@ def input_gradient(
     return x if bias is None else x + bias[:, None, None]
 
 
-def weight_gradient(x: Array, g: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
+def weight_gradient(
+    x: Array, g: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int, taps: None = None
+) -> Array:
     """d sum(g y) / d weight (O, C / groups, *kernel_size) = g^T x."""
     product = _rows(g, groups).swapaxes(1, 2) @ _rows(x, groups)
     return product.reshape(g.shape[1], x.shape[1] // groups, *kernel_size)

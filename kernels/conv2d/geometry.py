@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 Pair = tuple[int, int]
+Taps = tuple[Pair, ...]  # places (row, column) of the kernel, row by row
 
 
 def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
@@ -28,6 +31,27 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
             f"a kernel of extent {extent} does not fit the padded image {padded}: pad more or use a smaller kernel"
         )
     return spare[0] // stride[0] + 1, spare[1] // stride[1] + 1
+
+
+def check_taps(taps: Taps | None, kernel_size: Pair) -> None:
+    """Raise ValueError unless the taps are None, for all, or places of the kernel, row by row and each once."""
+    if taps is not None and tuple(tap for tap in np.ndindex(*kernel_size) if tap in taps) != taps:
+        raise ValueError(f"conv2d taps must be places of the kernel {tuple(kernel_size)}, row by row and each once, got {taps}")
+
+
+def spread(gradient: Any, channels: int, kernel_size: Pair, taps: Taps | None, xp: Any) -> Any:
+    """The gradient of a weight (O, channels, *kernel_size) from that of its taps (O, channels * taps): elsewhere it is zero."""
+    if taps is None:
+        return gradient.reshape(len(gradient), channels, *kernel_size)
+    whole = xp.zeros((len(gradient), channels, *kernel_size), gradient.dtype)
+    for k, (a, b) in enumerate(taps):
+        whole[:, :, a, b] = gradient[:, k :: len(taps)]
+    return whole
+
+
+def tap_count(kernel_size: Pair, taps: Taps | None) -> int:
+    """How many taps take part."""
+    return kernel_size[0] * kernel_size[1] if taps is None else len(taps)
 
 
 def check_dtypes(a: Any, b: Any) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import Pair
+from .geometry import Pair, Taps
 
 
 class Axis(NamedTuple):
@@ -91,6 +91,15 @@ class Window(NamedTuple):
     stride: Pair
     padding: Pair
     dilation: Pair
+    taps: Taps | None = None  # that take part; None: all
+
+    def axes(self, axis: Callable[..., Axis]) -> list[Axis]:
+        """The vertical and the horizontal axis, made by `axis`."""
+        return [axis(*numbers) for numbers in zip(*self[:6])]
+
+    def has(self, row: int, column: int) -> bool:
+        """Whether this tap takes part."""
+        return self.taps is None or (row, column) in self.taps
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +120,7 @@ def layout(
     is an input channel of the group and a tap; `step` is the distance between the weights of neighbouring input channels.
     `spare` elements may be read past the last one needed, of the offsets and of the buffer.
     """
-    vertical, horizontal = (axis(*numbers) for numbers in zip(*window))
+    vertical, horizontal = window.axes(axis)
     images = _images_in_block(vertical, horizontal, count, pixels, tile)
     line = images * horizontal.pitch
     start = vertical.lead * line + horizontal.lead
@@ -121,7 +130,7 @@ def layout(
     grids, sources, offsets, terms, last = [], [], [np.zeros(0, np.int64)], 0, 0
     for top, rows, downs in vertical.grids:
         for left, columns, rights in horizontal.grids:
-            pairs = [(down, right) for down in downs for right in rights]
+            pairs = [(down, right) for down in downs for right in rights if window.has(down[0], right[0])]
             weights = np.array([a * horizontal.kernel + b for (a, _, _), (b, _, _) in pairs], np.int64)
             planes = np.array([p * phases[1] + q for (_, p, _), (_, q, _) in pairs], np.int64)
             shifts = np.array([i * line + j for (_, _, i), (_, _, j) in pairs], np.int64)
