@@ -1,8 +1,8 @@
 """Models that are tables of probabilities, learnt by counting: what they share.
 
-One coin. A pixel that is white with probability p is a Bernoulli variable (`distributions.py`). The likelihood of n1 white and
-n0 black examples, p^n1 (1 - p)^n0, is highest at the relative frequency p = n1 / (n1 + n0): learning is counting. With the logit
-l, p = sigmoid(l), gradient descent finds the same maximum, for
+One coin. A pixel that is white with probability p is a Bernoulli variable (`distributions.py`). The likelihood of n1 white
+and n0 black examples, p^n1 (1 - p)^n0, is highest at the relative frequency p = n1 / (n1 + n0): learning is counting. With the
+logit l, p = sigmoid(l), gradient descent finds the same maximum, for
 
     d/dl (-ln p(x)) = p - x
 
@@ -213,7 +213,7 @@ def _state_probabilities(x: Array) -> Array:
     xp = module_of(x)
     p = xp.ones((len(x), 1))
     for pixel in x.T[:, :, None]:
-        p = xp.stack([p * (1 - pixel), p * pixel], -1).reshape(len(x), -1)
+        p = xp.stack([p * (1 - pixel), p * pixel], -1).reshape(len(x), 2 * p.shape[1])
     return p
 
 
