@@ -33,7 +33,9 @@ def data_sets(options: argparse.Namespace) -> int:
     if options.action == "get":
         load_data(options.name, options.data_dir)
     sources = [source for source in data.info(options.data_dir) if options.name in (None, source.name)]
-    rows = [[s.name, *s.sizes, "bits" if s.binary else "grey", s.found or "not here yet"] for s in sources]
+    rows = [
+        [s.name, *s.sizes, "bits" if s.binary else "real" if s.real else "grey", s.found or "not here yet"] for s in sources
+    ]
     print(table(["data set", "train", "valid", "test", "values", "where"], rows))
     if options.action == "get":
         print(f"origin: {sources[0].origin}\nlicence: {sources[0].licence}")

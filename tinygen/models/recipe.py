@@ -14,7 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
-BINARIZATIONS = ("fixed", "dynamic", "threshold", "grey")
+# What is done with a data set's values: bits are "fixed"; grey values become bits in two ways, or stay "grey" between 0 and 1;
+# "real" numbers are taken as they are.
+BINARIZATIONS = ("fixed", "dynamic", "threshold", "grey", "real")
 
 
 class RecipeError(ValueError):

@@ -25,8 +25,13 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def to_examples(images: np.ndarray, binarization: str, rng: np.random.Generator) -> np.ndarray:
-    """Images (n, ...) of a data set as float32 (n, dimensions) in [0, 1], binarized as asked ("grey": not at all)."""
+    """Images (n, ...) of a data set as float32 (n, dimensions) in [0, 1], binarized as asked ("grey": not at all).
+
+    Real numbers ("real") are taken as they are.
+    """
     flat = images.reshape(len(images), -1)
+    if binarization == "real":
+        return flat
     if binarization == "grey":
         return flat.astype(np.float32) / np.float32(255)
     return data.binarize(flat, binarization, rng)
@@ -49,8 +54,11 @@ def batches(split: data.Split, recipe: Recipe, seed: int, epoch: int) -> Iterato
 
 def check_fit(dataset: data.Dataset, recipe: Recipe) -> None:
     """Raise RecipeError when the data set cannot be used as the recipe says."""
-    if dataset.binary != (recipe.binarization == "fixed"):
-        kind, fitting = ("bits", "fixed") if dataset.binary else ("grey values", "dynamic, threshold or grey")
-        raise RecipeError(f"{dataset.name} holds {kind}, binarization is {recipe.binarization!r}: it must be {fitting}")
+    kind, fitting = "grey values", ("dynamic", "threshold", "grey")
+    if dataset.binary or dataset.real:
+        kind, fitting = ("bits", ("fixed",)) if dataset.binary else ("real numbers", ("real",))
+    if recipe.binarization not in fitting:
+        expected = " or ".join(fitting)
+        raise RecipeError(f"{dataset.name} holds {kind}, binarization is {recipe.binarization!r}: it must be {expected}")
     if recipe.batch_size > len(dataset.train):
         raise RecipeError(f"batch_size = {recipe.batch_size} is more than the {len(dataset.train)} training examples")
