@@ -32,6 +32,8 @@ class Model(nn.Module):
     RECIPES: ClassVar[Mapping[str, Recipe]] = {}
     # The figure of `validate` whose lowest value on the validation set picks the model; None keeps the last one.
     selected_by: ClassVar[str | None] = "nll"
+    # Whether `train_step`, `evaluate` and `validate` also get the examples' class numbers (batch,), as `labels`.
+    uses_labels: ClassVar[bool] = False
 
     @classmethod
     def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinygen import data
+from tinygen.backend import to_device
 from tinygen.models import Recipe, RecipeError
+from tinygen.models.base import Model
 
 # Streams of a run, the first entry of a key; ("what", epoch) where each epoch has one of its own.
 INITIAL, BATCHES, STEPS, EVALUATION, PICTURES = range(5)
@@ -37,19 +39,31 @@ def to_examples(images: np.ndarray, binarization: str, rng: np.random.Generator)
     return data.binarize(flat, binarization, rng)
 
 
+def labels_for(model: Model, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The argument `labels` for a model that uses them. Raises RecipeError when it does and the data have none."""
+    if not model.uses_labels:
+        return {}
+    if labels is None:
+        raise RecipeError(f"{type(model).__name__} learns from labels and the data have none: choose data with classes")
+    return {"labels": to_device(labels, model.device)}
+
+
 def held_out(split: data.Split, binarization: str) -> np.ndarray:
     """The validation or test examples: the same bits at every call and for every seed."""
     return to_examples(split.images, binarization, np.random.default_rng(HELD_OUT_SEED))
 
 
-def batches(split: data.Split, recipe: Recipe, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """The training batches of one epoch, float32 (batch_size, dimensions): shuffled and, if dynamic, binarized anew.
+def batches(split: data.Split, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The training batches of one epoch: examples float32 (batch_size, dimensions) and labels (batch_size,), or None.
+
+    They are shuffled and, if dynamic, binarized anew.
 
     Examples that fill no batch are left out, others each epoch; every batch therefore weighs the same.
     """
     rng = generator(seed, BATCHES, epoch)
     for chosen in data.batches(split, recipe.batch_size, rng, drop_last=True):
-        yield to_examples(split.images[chosen], recipe.binarization, rng)
+        labels = None if split.labels is None else split.labels[chosen]
+        yield to_examples(split.images[chosen], recipe.binarization, rng), labels
 
 
 def check_fit(dataset: data.Dataset, recipe: Recipe) -> None:

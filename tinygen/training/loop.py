@@ -29,7 +29,7 @@ from tinygen.models.base import NotFiniteError
 from tinygen.nn.serialize import save_arrays
 from tinygen.training import checkpoint
 from tinygen.training.checkpoint import Progress
-from tinygen.training.examples import EVALUATION, INITIAL, STEPS, batches, check_fit, generator, held_out
+from tinygen.training.examples import EVALUATION, INITIAL, STEPS, batches, check_fit, generator, held_out, labels_for
 from tinygen.training.interrupt import Interrupted, Interruptions
 from tinygen.training.run import Run
 
@@ -67,9 +67,11 @@ class Training:
         if run.checkpoint_file.exists():
             self.progress = checkpoint.load(run.checkpoint_file, self.model, self.optimizers, self.rng)
             self.rows = [row for row in run.rows() if row["epoch"] < self.progress.epoch]
-        self.held_out = {"valid": held_out(dataset.valid, self.recipe.binarization)}
-        if self.recipe.target is not None:
-            self.held_out["test"] = held_out(dataset.test, self.recipe.binarization)
+        splits = {"valid": dataset.valid} if self.recipe.target is None else {"valid": dataset.valid, "test": dataset.test}
+        self.held_out = {
+            name: (held_out(split, self.recipe.binarization), labels_for(self.model, split.labels))
+            for name, split in splits.items()
+        }
 
     def go(self) -> None:
         """Train to the end of the recipe. Raises Interrupted after a signal and Diverged after a NaN, all saved."""
@@ -94,8 +96,8 @@ class Training:
         self.model.train()
         todo = batches(self.dataset.train, self.recipe, self.seed, progress.epoch)
         started = time.perf_counter()
-        for batch in islice(todo, progress.batch, None):
-            figures = self.train_step(to_device(batch, self.run.config["device"]))
+        for examples, labels in islice(todo, progress.batch, None):
+            figures = self.train_step(to_device(examples, self.run.config["device"]), labels_for(self.model, labels))
             for name, value in figures.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.batch += 1
@@ -107,10 +109,10 @@ class Training:
             interruptions.check()
             started = time.perf_counter()
 
-    def train_step(self, batch: Any) -> dict[str, float]:
+    def train_step(self, x: Any, labels: Mapping[str, Any]) -> dict[str, float]:
         """One update, at the rate of the schedule."""
         self.optimizers.set_lr(self.lr_factor(self.progress.step))
-        return self.finite(lambda: self.model.train_step(batch, self.optimizers, self.rng), self.rng)
+        return self.finite(lambda: self.model.train_step(x, self.optimizers, self.rng, **labels), self.rng)
 
     def lr_factor(self, step: int) -> float:
         """What the schedule makes of the starting rate at update `step`, counted from 0."""
@@ -160,8 +162,8 @@ class Training:
         """The model's figures on the validation set (and the test set when the recipe has a target)."""
         rng = generator(self.seed, EVALUATION, self.progress.epoch)
         figures = {}
-        for split, examples in self.held_out.items():
-            found = self.finite(partial(self.model.validate, examples, rng), rng)
+        for split, (examples, labels) in self.held_out.items():
+            found = self.finite(partial(self.model.validate, examples, rng, **labels), rng)
             figures |= {f"{split}_{name}": value for name, value in found.items()}
         return figures
 

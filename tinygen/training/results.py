@@ -10,7 +10,7 @@ from tinygen.data import Dataset, Split
 from tinygen.models import model_class
 from tinygen.models.base import Model
 from tinygen.nn.serialize import load_arrays
-from tinygen.training.examples import EVALUATION, INITIAL, check_fit, generator, held_out
+from tinygen.training.examples import EVALUATION, INITIAL, check_fit, generator, held_out, labels_for
 from tinygen.training.run import Run, RunError, first_below, write_json
 
 
@@ -32,8 +32,9 @@ def restore(run: Run, device: str = "cpu") -> Model:
 def measure(run: Run, model: Model, dataset: Dataset, split: str = "test") -> dict[str, float]:
     """The figures of `model` on the split "valid" or "test" of `dataset`, binarized as the run's recipe says."""
     check_fit(dataset, run.recipe)
-    examples = held_out(getattr(dataset, split), run.recipe.binarization)
-    return model.evaluate(examples, generator(run.config["seed"], EVALUATION))
+    part = getattr(dataset, split)
+    examples = held_out(part, run.recipe.binarization)
+    return model.evaluate(examples, generator(run.config["seed"], EVALUATION), **labels_for(model, part.labels))
 
 
 def conclude(run: Run, model: Model, dataset: Dataset) -> dict[str, Any]:
