@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def complete(options: argparse.Namespace) -> int:
     except NotImplementedError as error:
         raise RunError(f"{run.path} cannot be completed: {error}") from error
     originals, completed = examples.reshape(-1, *shape), completed.reshape(-1, *shape)
-    gallery.write_png(out, gallery.completions(originals, observed.reshape(shape), completed))
+    gallery.write_png(out, gallery.completions(originals, observed.reshape(shape), completed), _scale(shape))
     print(out)
     return 0
 
@@ -78,7 +79,13 @@ def draw_samples(run: Run, model: Model, count: int, seed: int, out: Path) -> No
     """Draw `count` samples of `model` into the picture `out`."""
     with model.evaluating():
         images = to_device(model.sample(count, generator(seed, PICTURES)), "cpu")
-    gallery.write_png(out, gallery.grid(images.reshape(count, *run.config["data"]["shape"])))
+    shape = run.config["data"]["shape"]
+    gallery.write_png(out, gallery.grid(images.reshape(count, *shape)), _scale(shape))
+
+
+def _scale(shape: Sequence[int]) -> int:
+    """How large a pixel is drawn: images of 4 x 4 pixels would be lost at the size that suits those of 28 x 28."""
+    return max(2, 32 // shape[0])
 
 
 def load_data(name: str, folder: str | None) -> data.Dataset:

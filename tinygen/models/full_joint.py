@@ -34,6 +34,7 @@ class FullJoint(CountingModel):
 
     PARAMETERS = "2^n - 1"
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
+        # alpha was picked on the validation set.
         "quick": Recipe(
             data="mnist5k-4x4", epochs=1, lr=0.05, binarization="threshold", model={"alpha": 0.01, "fit": "counts"}
         ),
