@@ -61,20 +61,20 @@ class Cache:
     def output(self) -> Array:
         """The last layer's output (N, O)."""
         _, start, _, outs, *_ = self._last_row
-        output = self.blocks[:, start : start + outs * self._width].reshape(-1, outs, self._width)
-        return self._xp.ascontiguousarray(output.swapaxes(1, 2)).reshape(-1, outs)[: self._images]
+        output = self.blocks[:, start : start + outs * self._width].reshape(len(self.blocks), outs, self._width)
+        return self._xp.ascontiguousarray(output.swapaxes(1, 2)).reshape(len(self._values), outs)[: self._images]
 
     def put(self, row: int, column: int, values: Array) -> None:
         """Set a pixel of the first layer's input, (N, C). The next one, where the ring has an older row's, becomes zero."""
         self._values[: self._images] = self._xp.maximum(values, 0) if self._first.rectified else values
-        self._place(row, column)[...] = self._values.reshape(-1, self._width, values.shape[1]).swapaxes(1, 2)
+        self._place(row, column)[...] = self._values.reshape(len(self.blocks), self._width, values.shape[1]).swapaxes(1, 2)
         self._place(*divmod(row * self._columns + column + 1, self._columns))[...] = 0
 
     def _place(self, row: int, column: int) -> Array:
         """A pixel of the first layer's input: (blocks, C, width), a view."""
         _, _, channels, _, _, ring, line, pixel, *_ = self._first_row
         start = row % ring * line + (column + ring - 1) * pixel
-        return self.blocks[:, start : start + channels * self._width].reshape(-1, channels, self._width)
+        return self.blocks[:, start : start + channels * self._width].reshape(len(self.blocks), channels, self._width)
 
 
 def _offsets(channels: int, k: int, places: tuple[Size, ...], line: int, width: int) -> np.ndarray:
