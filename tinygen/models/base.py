@@ -18,6 +18,7 @@ import numpy as np
 
 from tinygen import Tensor, nn, no_grad, optim
 from tinygen.backend import Array, device_of, to_device
+from tinygen.models.pictures import Picture
 from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Model(nn.Module):
     RECIPES: ClassVar[Mapping[str, Recipe]] = {}
     # The figure of `validate` whose lowest value on the validation set picks the model; None keeps the last one.
     selected_by: ClassVar[str | None] = "nll"
-    # Whether `train_step`, `evaluate` and `validate` also get the examples' class numbers (batch,), as `labels`.
+    # Whether `train_step`, `evaluate`, `validate` and `pictures` also get the examples' class numbers (batch,), as `labels`.
     uses_labels: ClassVar[bool] = False
 
     @classmethod
@@ -63,6 +64,10 @@ class Model(nn.Module):
         """Boolean mask (dimensions,) of the half that `complete` can be given: the upper half of an image, unless the
         model visits the pixels in another order than row by row."""
         return np.arange(dimensions) < dimensions // 2
+
+    def pictures(self, x: Array, rng: np.random.Generator) -> dict[str, Picture]:
+        """What the model has to show besides samples, by name, given held-out examples x (n, dimensions)."""
+        return {}
 
     def optimizers(self, recipe: Recipe) -> Optimizers:
         """The optimizers of one training step, by name. Default: the recipe's, over all parameters, as "model"."""
