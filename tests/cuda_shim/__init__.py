@@ -166,16 +166,35 @@ class CudaOnCpu(types.ModuleType):
 @contextlib.contextmanager
 def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1) -> Iterator[CudaOnCpu]:
     """Let `import cupy`, and kernels/runtime.py with it, find the device described above."""
-    caches = (runtime.cupy, runtime._cuda_module)
     chosen = mock.patch.object(runtime, "_module_for", lambda package, _: importlib.import_module(f"{package}.cuda"))
-    with mock.patch.dict(sys.modules, cupy=CudaOnCpu(multiprocessors, seed)), chosen:
-        for cache in caches:
-            cache.cache_clear()
-        try:
-            yield sys.modules["cupy"]
-        finally:
-            for cache in caches:
-                cache.cache_clear()
+    with imported_as_cupy(CudaOnCpu(multiprocessors, seed)) as module, chosen:
+        yield module
+
+
+@contextlib.contextmanager
+def imported_as_cupy(module: types.ModuleType) -> Iterator[types.ModuleType]:
+    """Let `import cupy` find `module`; before and after, forget what the runtime and the kernels keep of a device."""
+    before = sys.modules.get("cupy")
+    _forget()
+    sys.modules["cupy"] = module
+    try:
+        yield module
+    finally:
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
+        _forget()
+
+
+def _forget() -> None:
+    """Empty every cache of compiled sources, and of arrays that lie on a device."""
+    caches = [runtime.cupy, runtime._cuda_module]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tinygen.kernels.") and name.endswith("cuda"):
+            caches += [value for value in vars(module).values() if hasattr(value, "cache_clear")]
+    for cache in caches:
+        cache.cache_clear()
 
 
 def sanitized() -> dict[str, str] | None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import tinygen as tg
+from tinygen.backend import device_of
 from tinygen.checks.inputs import Sampler, check, integers, normal, positive
 from tinygen.checks.registry import Case
+from tinygen.tensor import array_of
 
 UNARY: dict[str, Callable[..., Sampler]] = {
     "abs": normal, "cos": normal, "elu": normal, "exp": normal, "leaky_relu": normal, "log": positive, "log1p": positive,
@@ -38,7 +40,7 @@ def _unary() -> Iterator[Case]:
     yield check("clip", lambda x: tg.clip(x, -0.5, 0.8), x=normal(4, 5))
     yield check("clip[low only]", lambda x: tg.clip(x, low=0.0), x=normal(4, 5))
     yield check("astype", lambda x: tg.astype(x, x.dtype), x=normal(3, 4))
-    yield check("to", lambda x: tg.to(x * x, "cpu"), x=normal(3, 4))
+    yield check("to", lambda x: tg.to(tg.to(x * x, "cpu"), device_of(array_of(x))), x=normal(3, 4))
 
 
 def _binary() -> Iterator[Case]:

@@ -112,8 +112,8 @@ def _means(name: str, case: Case) -> bool:
     )
 
 
-def run_case(case: Case, seed: int = 0) -> Result:
-    """Run one case; an exception that it raises is a failure with its traceback as the message."""
+def run_case(case: Case, seed: int = 0, device: str = "cpu") -> Result:
+    """Run one case, the engine's on `device`; an exception that it raises is a failure with its traceback as the message."""
     start = time.perf_counter()
     inputs = ""
     try:
@@ -124,7 +124,7 @@ def run_case(case: Case, seed: int = 0) -> Result:
         else:
             fn, values = made
             inputs = _summary(values)
-            options = {"order": case.order, **case.options}
+            options = {"order": case.order, "device": device, **case.options}
             report = gradcheck(fn, values, seed=seed, name=case.name, raise_on_failure=False, **options)
             worst, message = report.worst, "" if report.ok else str(report)
     except Exception:  # whatever is wrong with one case, the others are to run

@@ -131,8 +131,8 @@ class EoNADE(Model):
     def log_prob_in(self, x: Array, order: Array) -> Array:
         """ln p(x | o) (B,) in nats, exactly: binary x (B, D), `order` (D,) a permutation, or (B, D) one for each example."""
         x = self._binary(x)
-        xp, rows = module_of(x), np.arange(len(x))
-        network, total = _Network(self, len(x)), xp.zeros(len(x))
+        xp = module_of(x)
+        rows, network, total = xp.arange(len(x)), _Network(self, len(x)), xp.zeros(len(x))
         for i in order.T:
             bits = x[rows, i]
             total -= softplus((1 - 2 * bits) * network.logits(i))
@@ -186,9 +186,9 @@ class EoNADE(Model):
 
     def _fill(self, x: Array, orders: Array, rng: np.random.Generator) -> Array:
         """`x` (n, D) with the dimensions in the rows of `orders` (n, m) drawn one after the other given all others."""
-        rows = np.arange(len(x))
+        xp = module_of(x)
+        rows, seen = xp.arange(len(x)), xp.ones_like(x)
         uniforms = to_device(rng.random(orders.shape), self.device)
-        seen = module_of(x).ones_like(x)
         seen[rows[:, None], orders] = 0
         network = _Network(self, len(x), x, seen)
         for i, u in zip(orders.T, uniforms.T):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tinygen.backend import Array, module_of
 from tinygen.models.recipe import RecipeError, closest
 
 
@@ -56,8 +57,17 @@ def ordering(name: str, height: int, width: int, rng: np.random.Generator) -> np
     return ORDERINGS[name](height, width, rng)
 
 
-def inverse(order: np.ndarray) -> np.ndarray:
+def inverse(order: Array) -> Array:
     """The permutation that undoes `order`: x[order][inverse(order)] is x."""
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
+    xp = module_of(order)
+    places = xp.empty_like(order)
+    places[order] = xp.arange(len(order))
     return places
+
+
+def permutation(order: Array | None, dimensions: int) -> np.ndarray:
+    """`order` as int64 (dimensions,), or 0, 1, ... for None. Raises ValueError unless it holds each of these numbers once."""
+    order = np.arange(dimensions) if order is None else np.asarray(order)
+    if sorted(order.tolist()) != list(range(dimensions)):
+        raise ValueError(f"order must be a permutation of 0 to {dimensions - 1}, got {order!r:.60}")
+    return order.astype(np.int64)

@@ -1,0 +1,216 @@
+"""Everything on a GPU against the CPU's results: ops, losses, distributions, layers, optimizers, models, the command line.
+
+Every test runs twice. Once, anywhere, on the stand-in of cuda_shim/strict.py, an array type that refuses NumPy's arrays as
+CuPy's does, with the kernels compiled for this processor; and once on a device (`pytest -m gpu`).
+"""
+
+import json
+
+import numpy as np
+import pytest
+from cuda_shim import needs_compiler
+from cuda_shim.strict import real, strict_cupy
+
+import tinygen as tg
+from tinygen import checks, optim
+from tinygen._gradcheck_function import Function
+from tinygen.backend import device_of, module_of, to_device
+from tinygen.cli import main
+from tinygen.data import Dataset, Split
+from tinygen.gradcheck import _gradient_function
+from tinygen.models import model_class
+from tinygen.training import checkpoint
+
+ENGINE = {name: case for name, case in checks.cases().items() if case.kind != "kernel"}  # those are in test_kernels_gpu.py
+LAYERS = {name: case for name, case in ENGINE.items() if case.kind == "layer"}
+SMALL = {name: case for name, case in ENGINE.items() if case.kind == "model"}
+TOLERANCE = {np.float32: 1e-3, np.float64: 1e-9}
+no_cupy = pytest.mark.skipif(real is None, reason="needs CuPy, whose signatures are checked: pip install 'tinygen[cuda13]'")
+
+
+@pytest.fixture(
+    params=[pytest.param("stand-in", marks=[needs_compiler, no_cupy]), pytest.param("device", marks=pytest.mark.gpu)]
+)
+def cuda(request):
+    """The name of the device, once the stand-in's and once the machine's."""
+    if request.param == "device":
+        yield "cuda"
+    else:
+        with strict_cupy():
+            yield "cuda"
+
+
+def made(case):
+    return case.make(np.random.default_rng(0))
+
+
+def results(case, device, dtype):
+    """Values, gradients and, where the case has them, second gradients, as NumPy arrays in the order of their making."""
+    fn, values = made(case)
+    function = Function(fn, list(values), list(values.values()), np.random.default_rng(1), device)
+    functions = [function]
+    if case.order == 2:
+        functions.append(_gradient_function(function, np.random.default_rng(2)))
+    found = []
+    for f in functions:
+        leaves, outputs = f.recorded([x.astype(dtype) for x in f.arrays])
+        assert all(y.device == leaf.device for y in outputs for leaf in leaves)
+        found += [y.numpy() for y in outputs] + f.pull_back(leaves, outputs)
+    return found
+
+
+def assert_close(found, expected, tolerance):
+    found, expected = (to_device(array, "cpu") for array in (found, expected))
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    atol = tolerance * np.abs(expected).max(initial=1.0, where=np.isfinite(expected))
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ENGINE)
+def test_values_and_gradients_are_those_of_the_cpu(name, dtype, cuda):
+    expected = results(ENGINE[name], "cpu", dtype)
+    for array, exact in zip(results(ENGINE[name], cuda, dtype), expected, strict=True):
+        assert_close(array, exact, TOLERANCE[dtype])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ENGINE)
+def test_gradients_against_finite_differences(name):
+    result = checks.run_case(ENGINE[name], device="cuda")
+    assert result.ok, result.message
+
+
+@needs_compiler
+@no_cupy
+@pytest.mark.parametrize("name", ["sigmoid", "conv2d", "nn.BatchNorm1d", "to"])
+def test_finite_differences_on_the_stand_in(name):
+    with strict_cupy():
+        result = checks.run_case(ENGINE[name], device="cuda")
+    assert result.ok, result.message
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_move(name, cuda):
+    function, values = made(LAYERS[name])
+    module, inputs = function.module.eval(), [x for key, x in values.items() if key not in function.parameters]
+    before, expected = module.state_dict(), flat(function.call(*inputs))
+    module.to(cuda)
+    assert {device_of(array) for array in arrays_of(module)} <= {"cuda:0"}
+    found = flat(function.call(*(to_device(x, cuda) for x in inputs)))
+    for y, exact in zip(found, expected, strict=True):
+        assert_close(array_of(y), array_of(exact), 1e-9)
+    module.to("cpu")
+    for key, array in module.state_dict().items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def arrays_of(module):
+    return [
+        getattr(value, "_data", None) if not isinstance(value, str) else getattr(m, value) for _, m, value in module._state()
+    ]
+
+
+def flat(outputs):
+    return [part for y in outputs for part in flat(y)] if isinstance(outputs, tuple) else [outputs]
+
+
+def array_of(y):
+    return getattr(y, "_data", y)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}], ids=str)
+def test_optimizers_step_alike(name, options, cuda):
+    def trained(device):
+        rng = np.random.default_rng(0)
+        parameters = [tg.Tensor(to_device(rng.standard_normal(shape), device), requires_grad=True) for shape in ((3, 4), (4,))]
+        optimizer = optim.OPTIMIZERS[name](parameters, lr=0.1, **options)
+        for _ in range(3):
+            optimizer.zero_grad()
+            tg.sum(tg.sin(parameters[0] * parameters[1])).backward()
+            optim.clip_grad_norm(parameters, 0.5)
+            optimizer.step()
+        assert {parameter.device for parameter in parameters} == {"cpu" if device == "cpu" else "cuda:0"}
+        again = optim.OPTIMIZERS[name](parameters, lr=0.1, **options)
+        again.load_state_dict(optimizer.state_dict())
+        return [p.numpy() for p in parameters], again.state_dict()
+
+    (found, state), (expected, exact) = trained(cuda), trained("cpu")
+    for array, right in [*zip(found, expected), *((state[key], exact[key]) for key in exact)]:
+        assert_close(array, right, 1e-10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path):
+    kind = model_class(SMALL[name].subject.removeprefix("models."))
+
+    def life(device):
+        function, values = made(SMALL[name])
+        model, x, rng = function.module.to(device), values["x"].astype(np.float64), np.random.default_rng(3)
+        optimizers = model.optimizers(kind.RECIPES["quick"])
+        figures = [model.train_step(to_device(x, device), optimizers, rng)["loss"] for _ in range(2)]
+        figures += model.evaluate(x, np.random.default_rng(4)).values()
+        with model.evaluating():
+            drawn = [model.log_prob(to_device(x, device)).numpy(), to_device(model.sample(3, rng), "cpu")]
+            half = model.first_half(x.shape[1])
+            drawn.append(to_device(model.complete(to_device(x, device), half, rng), "cpu"))
+        checkpoint.save(tmp_path / device, model, optimizers, rng, checkpoint.Progress())
+        twin = made(SMALL[name])[0].module.to(device)
+        checkpoint.load(tmp_path / device, twin, twin.optimizers(kind.RECIPES["quick"]), rng)
+        assert all(device_of(array) == model.device for array in arrays_of(twin))
+        return [np.array(figures), *drawn, *twin.state_dict().values()]
+
+    for found, expected in zip(life(cuda), life("cpu"), strict=True):
+        assert_close(found, expected, 1e-6)
+
+
+def test_the_command_line(cuda, tmp_path, monkeypatch, capsys):
+    grey = np.random.default_rng(5).integers(0, 256, (90, 5, 6)).astype(np.uint8)
+    digits = Dataset("mnist5k", Split(grey[:40]), Split(grey[40:65]), Split(grey[65:]))
+    for module in ("train", "runs"):
+        monkeypatch.setattr(f"tinygen.cli.{module}.load_data", lambda name, folder: digits)
+    runs = {device: tmp_path / device for device in ("cpu", cuda)}
+    for device, run in runs.items():
+        changes = [f"--set={change}" for change in ("epochs=2", "batch_size=20", "hidden=4")]
+        assert main(["train", "nade", "--device", device, "--out", str(run), *changes]) == 0
+        assert main(["train", "--resume", str(run)]) == 0
+        for command in (["evaluate", str(run)], ["sample", str(run), "-n4"], ["complete", str(run), "-n4"]):
+            assert main([*command, "--device", device]) == 0
+    found, expected = (json.loads((run / "result.json").read_text())["test"]["nll"] for run in (runs[cuda], runs["cpu"]))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert (runs[cuda] / "samples.png").read_bytes() == (runs["cpu"] / "samples.png").read_bytes()
+    assert "cuda" in capsys.readouterr().out
+
+
+@needs_compiler
+@no_cupy
+def test_the_stand_in_refuses_what_cupy_refuses():
+    mine = np.ones(3)
+    with strict_cupy() as cupy:
+        theirs = cupy.asarray(mine)
+        assert module_of(theirs) is cupy
+        assert type(theirs.sum()) is cupy.ndarray
+        refused = [
+            lambda: np.asarray(theirs),
+            lambda: theirs + mine,
+            lambda: mine + theirs,
+            lambda: np.add(mine, theirs),
+            lambda: theirs.__iadd__(mine),
+            lambda: cupy.maximum(theirs, mine),
+            lambda: cupy.concatenate([theirs, mine]),
+            lambda: np.concatenate([theirs, mine]),
+            lambda: theirs[np.arange(2)],
+            lambda: theirs.__setitem__(slice(None), mine),
+            lambda: cupy.sum(theirs, initial=0.0),
+            lambda: theirs.max(initial=0.0),
+            lambda: cupy.exp(theirs, where=theirs > 0),
+            lambda: range(cupy.asarray(3)),
+        ]
+        for number, attempt in enumerate(refused):
+            with pytest.raises(TypeError):
+                print(number, attempt())
+        for missing in (lambda: cupy.vecdot, lambda: theirs.ctypes, lambda: cupy.lib.array_utils):
+            with pytest.raises(AttributeError):
+                missing()
+        np.testing.assert_array_equal(cupy.asnumpy(np.exp(theirs) * np.float64(2)), 2 * np.exp(mine))
