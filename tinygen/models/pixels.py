@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygen import Tensor, binary_cross_entropy_with_logits, conv2d, cross_entropy, nn, no_grad, relu, sigmoid, softmax
+from tinygen import Tensor, binary_cross_entropy_with_logits, cross_entropy, nn, no_grad, relu, sigmoid, softmax
 from tinygen.backend import Array, module_of, to_device
 from tinygen.models.base import Model
 from tinygen.models.recipe import Recipe, RecipeError
 from tinygen.nn.init import uniform
+from tinygen.ops.masked_conv import masked_conv2d
 from tinygen.tensor import array_of
 
 if TYPE_CHECKING:
@@ -174,18 +175,12 @@ def sees(kind: str, out_features: int, in_features: int, colours: int) -> np.nda
     return None if seen.all() else seen
 
 
-def raster_mask(kernel_size: int, seen: np.ndarray) -> np.ndarray:
-    """The taps of a masked convolution, boolean (O, C, k, k): all before the centre, and there those that are `seen` (O, C)."""
-    tap, centre = np.arange(kernel_size**2).reshape(kernel_size, kernel_size), kernel_size**2 // 2
-    return (tap < centre) | (tap == centre) & seen[:, :, None, None]
-
-
 class MaskedConv2d(nn.Module):
     """A convolution (B, in, H, W) -> (B, out, H, W) that sees pixels above and to the left only, and the centre by its mask.
 
     kernel_size k is odd, kind "A" or "B" (see `sees`). weight (out, in, k, k), of which only the seen taps are used, is drawn
     from U(-b, b) with b = gain sqrt(3 / the mean number of inputs seen), He's with the default gain; bias (out,) starts at 0.
-    centre: what is seen at the pixel itself, boolean (out, in), or None for nothing.
+    centre: what is seen at the pixel itself, boolean (out, in).
     """
 
     def __init__(
@@ -204,15 +199,21 @@ class MaskedConv2d(nn.Module):
             raise ValueError(f"kernel_size = {kernel_size} has no centre: it must be odd")
         seen = sees(kind, out_channels, in_channels, colours)
         seen = np.ones((out_channels, in_channels), bool) if seen is None else seen
-        self.centre = seen if seen.any() else None
         fan_in = in_channels * (kernel_size**2 // 2) + seen.sum() / out_channels
         bound = gain * math.sqrt(3 / max(fan_in, 1))
         self.weight = nn.Parameter(uniform(rng, (out_channels, in_channels, kernel_size, kernel_size), dtype, bound=bound))
         self.bias = nn.Parameter(np.zeros(out_channels, dtype))
-        self.mask = raster_mask(kernel_size, seen)
+        self.register_buffer("centre", seen)
+
+    @property
+    def mask(self) -> Array:
+        """The taps that are used, boolean (out, in, k, k): all before the centre, and there what `centre` says."""
+        k = self.weight.shape[2]
+        tap = module_of(self.centre).arange(k * k).reshape(k, k)
+        return (tap < k * k // 2) | (tap == k * k // 2) & self.centre[:, :, None, None]
 
     def forward(self, x: Any) -> Any:
-        return conv2d(x, self.weight * self.mask, self.bias, padding=self.weight.shape[2] // 2)
+        return masked_conv2d(x, self.weight, self.bias, self.centre)
 
 
 class Head(nn.Module):
