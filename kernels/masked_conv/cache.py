@@ -55,20 +55,26 @@ class Cache:
         self.panels = xp.concatenate(panels)
         self.biases = xp.concatenate([layer.bias for layer in layers])
         self.blocks = xp.zeros((-(-images // width), self.size), self.panels.dtype)
-        self._first, self._first_row, self._last_row, self._columns = layers[0], table[0], table[-1], size[1]
+        self._first, self._first_row, self._last_row, self._current = layers[0], table[0], table[-1], None
         self._values = xp.zeros((len(self.blocks) * width, layers[0].weight.shape[1]), self.panels.dtype)
 
     def output(self) -> Array:
         """The last layer's output (N, O)."""
         _, start, _, outs, *_ = self._last_row
         output = self.blocks[:, start : start + outs * self._width].reshape(len(self.blocks), outs, self._width)
-        return self._xp.ascontiguousarray(output.swapaxes(1, 2)).reshape(len(self._values), outs)[: self._images]
+        return output.swapaxes(1, 2).copy().reshape(len(self._values), outs)[: self._images]
 
     def put(self, row: int, column: int, values: Array) -> None:
-        """Set a pixel of the first layer's input, (N, C). The next one, where the ring has an older row's, becomes zero."""
+        """Set a pixel of the first layer's input, (N, C)."""
         self._values[: self._images] = self._xp.maximum(values, 0) if self._first.rectified else values
         self._place(row, column)[...] = self._values.reshape(len(self.blocks), self._width, values.shape[1]).swapaxes(1, 2)
-        self._place(*divmod(row * self._columns + column + 1, self._columns))[...] = 0
+        self._current = row, column
+
+    def enter(self, row: int, column: int) -> None:
+        """Make the pixel zero, where the ring still has one of an older row, unless it has been set."""
+        if self._current != (row, column):
+            self._place(row, column)[...] = 0
+            self._current = row, column
 
     def _place(self, row: int, column: int) -> Array:
         """A pixel of the first layer's input: (blocks, C, width), a view."""

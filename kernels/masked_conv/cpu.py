@@ -37,6 +37,7 @@ class Stepper:
     def step(self, row: int, column: int) -> np.ndarray:
         """The last layer's output (N, O) at a pixel."""
         cache = self._cache
+        cache.enter(row, column)
         arguments = (cache.table, cache.offsets, cache.panels, cache.biases, row, column, self._width)
         if len(cache.blocks) > 1:
             _step_blocks(cache.blocks, *arguments)

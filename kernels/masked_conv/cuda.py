@@ -26,6 +26,7 @@ class Stepper:
     def step(self, row: int, column: int) -> Array:
         """The last layer's output (N, O) at a pixel."""
         cache = self._cache
+        cache.enter(row, column)
         if len(cache.blocks):
             numbers = (np.int64(cache.size), *map(np.int32, (len(cache.table), row, column)))
             arguments = (cache.table, cache.offsets, cache.panels, cache.biases, cache.blocks, *numbers)
