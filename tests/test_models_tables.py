@@ -16,11 +16,11 @@ from tinygen.distributions import Bernoulli, Categorical
 from tinygen.models import Recipe, RecipeError
 from tinygen.models.base import Optimizers
 from tinygen.models.chain_rule import ChainRule
-from tinygen.models.counting import chain_rule_logits, joint_log_prob, state_counts, state_of
 from tinygen.models.full_joint import FullJoint
 from tinygen.models.independent import Independent
 from tinygen.models.markov import Markov
 from tinygen.models.orderings import ORDERINGS, ordering
+from tinygen.models.states import chain_rule_logits, joint_log_prob, state_counts, state_of
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 KINDS = (Independent, Markov, ChainRule, FullJoint)
@@ -234,6 +234,15 @@ def test_completions_of_different_examples_do_not_mix(kind):
     assert (filled[:, ~observed] != x[:, ~observed]).any()
     again = model.complete(x, observed, np.random.default_rng(2))
     np.testing.assert_array_equal(filled, again)
+
+
+@pytest.mark.parametrize("kind", [Markov, ChainRule, FullJoint])
+def test_only_what_is_observed_must_be_bits(kind):
+    model, observed = random_model(kind, 4, 15), np.array([True, False, True, False])
+    x = np.array([[1.0, np.nan, 0.0, 0.3]])
+    assert np.isin(model.complete(x, observed, np.random.default_rng(0)), (0, 1)).all()
+    with pytest.raises(ValueError, match=r"0 or 1, but a value is 0\.3"):
+        model.complete(x, np.array([True, False, True, True]), np.random.default_rng(0))
 
 
 def test_a_long_chain_is_completed_without_underflow():

@@ -12,7 +12,7 @@ import numpy as np
 from tinygen import Tensor, binary_cross_entropy_with_logits
 from tinygen.backend import Array, module_of, to_device
 from tinygen.models.base import Model
-from tinygen.models.orderings import inverse
+from tinygen.models.orderings import inverse, permutation
 
 
 class Autoregressive(Model):
@@ -21,10 +21,7 @@ class Autoregressive(Model):
     def __init__(self, dimensions: int, order: Array | None = None):
         """`order` is a permutation of range(dimensions), the pixels as they are visited; None for 0, 1, ..., D - 1."""
         super().__init__()
-        order = np.arange(dimensions) if order is None else np.asarray(order)
-        if sorted(order.tolist()) != list(range(dimensions)):
-            raise ValueError(f"order must be a permutation of 0 to {dimensions - 1}, got {order!r:.60}")
-        self.register_buffer("order", order.astype(np.int64))
+        self.register_buffer("order", permutation(order, dimensions))
 
     def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
         """Mean negative log-likelihood of the batch, in nats per example."""

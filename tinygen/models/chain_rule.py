@@ -17,9 +17,10 @@ from typing import ClassVar
 import numpy as np
 
 from tinygen.backend import Array, module_of
-from tinygen.models.counting import OrderedCountingModel, complete_states, joint_log_prob, levels_of, state_counts
+from tinygen.models.counting import OrderedCountingModel
 from tinygen.models.orderings import inverse
 from tinygen.models.recipe import Recipe
+from tinygen.models.states import complete_states, joint_log_prob, levels_of, state_counts
 
 
 class ChainRule(OrderedCountingModel):

@@ -25,16 +25,16 @@ that gradient descent gets there too when its loss has the prior's term, -alpha 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tinygen import Tensor, nn, no_grad, sigmoid, softplus, stack
+from tinygen import Tensor, nn, no_grad, softplus, stack
 from tinygen.backend import Array, module_of
 from tinygen.models.base import Model, Optimizers
-from tinygen.models.orderings import ordering
+from tinygen.models.orderings import ordering, permutation
 from tinygen.models.recipe import Recipe, RecipeError
+from tinygen.models.states import bits
 
 if TYPE_CHECKING:
     from tinygen.data import Split
@@ -168,10 +168,7 @@ class OrderedCountingModel(CountingModel):
 
     def __init__(self, dimensions: int, order: Array | None = None, **options: Any):
         super().__init__(dimensions, **options)
-        order = np.arange(dimensions) if order is None else np.asarray(order)
-        if sorted(order.tolist()) != list(range(dimensions)):
-            raise ValueError(f"order must be a permutation of 0 to {dimensions - 1}, got {order!r:.60}")
-        self.register_buffer("order", order.astype(np.int64))
+        self.register_buffer("order", permutation(order, dimensions))
 
     def visited(self, x: Array) -> Array:
         return x[:, self.order]
@@ -180,93 +177,3 @@ class OrderedCountingModel(CountingModel):
 def readable(count: int) -> str:
     """A whole number in full, or, when it is beyond reading, its power of ten."""
     return f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"
-
-
-def bits(x: Array) -> Array:
-    """`x` itself if all of it is 0 or 1, else ValueError."""
-    if not ((x == 0) | (x == 1)).all():
-        raise ValueError(f"pixels must be 0 or 1, but a value is {float(x[(x != 0) & (x != 1)][0]):g}: binarize the images")
-    return x
-
-
-# Tables over all 2^n states. State s of n pixels is read as a binary number, the first pixel its highest digit. The coins of
-# the chain rule lie level by level, as a binary tree does in a heap: level i from 2^i - 1 on, in it the states of the i
-# pixels before.
-
-
-def state_of(x: Array) -> Array:
-    """The states (B,), int64, of bits x (B, n)."""
-    xp = module_of(x)
-    return bits(x).astype(np.int64) @ (1 << xp.arange(x.shape[1] - 1, -1, -1, dtype=np.int64))
-
-
-def state_counts(x: Array) -> Array:
-    """The expected number of examples in each state, float64 (2^n,), of x (B, n) as probabilities of independent pixels.
-
-    The probability of a state is the product of those of its halves, so that one matrix product sums over the examples.
-    """
-    half = x.shape[1] // 2
-    return (_state_probabilities(x[:, :half]).T @ _state_probabilities(x[:, half:])).reshape(-1)
-
-
-def _state_probabilities(x: Array) -> Array:
-    xp = module_of(x)
-    p = xp.ones((len(x), 1))
-    for pixel in x.T[:, :, None]:
-        p = xp.stack([p * (1 - pixel), p * pixel], -1).reshape(len(x), 2 * p.shape[1])
-    return p
-
-
-def joint_log_prob(logits: Array) -> Array:
-    """ln p of all states, float64 (2^n,), from the logits (2^n - 1,) of the chain rule's coins."""
-    xp = module_of(logits)
-    log_p = xp.zeros(1)
-    for i in range(len(logits).bit_length()):
-        level = logits[2**i - 1 : 2 ** (i + 1) - 1].astype(np.float64)
-        log_p = xp.stack([log_p - xp.logaddexp(0, level), log_p - xp.logaddexp(0, -level)], -1).reshape(-1)
-    return log_p
-
-
-def chain_rule_logits(log_p: Array, order: Array) -> Array:
-    """The logits (2^n - 1,) of the chain rule's coins in any order of the pixels, from ln p of all states (2^n,).
-
-    Level by level from the last: a coin's logit is ln p(pixel = 1, those before) - ln p(pixel = 0, those before), and the sum
-    of the two probabilities is one entry of the level above. Where both are 0 the logit is 0.
-    """
-    xp = module_of(log_p)
-    table = log_p.reshape((2,) * len(order)).transpose([int(axis) for axis in order]).reshape(-1)
-    with np.errstate(invalid="ignore"):
-        logits = [level[:, 1] - level[:, 0] for level in levels_of(table, xp.logaddexp)]
-    logits = xp.concatenate(logits)
-    return xp.where(xp.isnan(logits), 0.0, logits)
-
-
-def complete_states(log_p: Array, x: Array, observed: Array, rng: np.random.Generator) -> Array:
-    """x (B, n) with the pixels where `observed` (n,) is False drawn given the others, from ln p of all states.
-
-    The chain rule may take any order: with the observed pixels first, each further one is drawn by its own coin.
-    """
-    xp = module_of(log_p)
-    observed = xp.asarray(observed)
-    order = xp.argsort(~observed, kind="stable")
-    p = sigmoid(chain_rule_logits(log_p, order))
-    uniforms = xp.asarray(rng.random(x.shape))
-    filled = xp.array(x)
-    node = xp.zeros(len(x), np.int64)
-    for i, pixel in enumerate(order.tolist()):
-        if i >= int(observed.sum()):
-            filled[:, pixel] = uniforms[:, i] < p[node]
-        node = 2 * node + 1 + (filled[:, pixel] > 0.5)
-    return filled
-
-
-def levels_of(states: Array, total: Callable[[Array, Array], Array]) -> list[Array]:
-    """The levels (2^i, 2) of a heap, from the top, above what is given for all states (2^n,).
-
-    The entries of the last level are the states', and `total` of a pair is the entry above it.
-    """
-    levels = []
-    while len(states) > 1:
-        levels.append(states.reshape(-1, 2))
-        states = total(levels[-1][:, 0], levels[-1][:, 1])
-    return levels[::-1]

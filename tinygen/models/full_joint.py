@@ -22,8 +22,9 @@ import numpy as np
 
 from tinygen import Tensor, log_softmax, nn
 from tinygen.backend import Array, module_of
-from tinygen.models.counting import CountingModel, complete_states, state_counts, state_of
+from tinygen.models.counting import CountingModel
 from tinygen.models.recipe import Recipe
+from tinygen.models.states import complete_states, state_counts, state_of
 
 
 class FullJoint(CountingModel):

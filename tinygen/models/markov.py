@@ -24,11 +24,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinygen import no_grad
+from tinygen import no_grad, sigmoid
 from tinygen.backend import Array, module_of
-from tinygen.models.counting import OrderedCountingModel, bits
+from tinygen.models.counting import OrderedCountingModel
 from tinygen.models.orderings import inverse
 from tinygen.models.recipe import Recipe
+from tinygen.models.states import bits
 
 
 class Markov(OrderedCountingModel):
@@ -71,24 +72,24 @@ class Markov(OrderedCountingModel):
 
         Forward filtering, backward sampling; any mask will do, also one with pixels before and after the missing ones.
         """
-        xp = module_of(self.logits._data)
-        states = xp.arange(2)
-        order = self.order
-        observed, x = xp.asarray(observed)[order].tolist(), bits(xp.asarray(x)[:, order].astype(self.logits.dtype))
+        xp, order = module_of(self.logits._data), self.order
+        observed = xp.asarray(observed)[order]
+        x = xp.asarray(x)[:, order].astype(self.logits.dtype)
+        bits(x[:, observed])
         uniforms = xp.asarray(rng.random(x.shape))
         with no_grad():
             table = self.log_table()._data.astype(np.float64)
         transitions = table[1:].reshape(-1, 2, 2)  # [i - 1, value before, value]
-        with np.errstate(divide="ignore"):
-            seen = [xp.log(x[:, i, None] == states) if known else 0.0 for i, known in enumerate(observed)]
+        observed = observed.tolist()
+        seen = [xp.where(x[:, i, None] == xp.arange(2), 0.0, -np.inf) if known else 0.0 for i, known in enumerate(observed)]
         filtered = [xp.broadcast_to(table[0], (len(x), 2)) + seen[0]]
         for step, message in zip(transitions, seen[1:]):
             filtered.append(xp.logaddexp(filtered[-1][:, :1] + step[0], filtered[-1][:, 1:] + step[1]) + message)
         later = 0.0  # ln p(the pixel after, which is drawn by now | s)
         for i in reversed(range(self.dimensions)):
             if not observed[i]:
-                ratio = filtered[i] + later
-                x[:, i] = uniforms[:, i] < 1 / (1 + xp.exp(ratio[:, 0] - ratio[:, 1]))
+                log_p = filtered[i] + later
+                x[:, i] = uniforms[:, i] < sigmoid(log_p[:, 1] - log_p[:, 0])
             if i:
                 later = transitions[i - 1].T[x[:, i].astype(np.int64)]
         return x[:, inverse(order)]
