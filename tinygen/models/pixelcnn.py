@@ -21,7 +21,8 @@ import numpy as np
 
 from tinygen import Tensor, nn, relu
 from tinygen.backend import Array
-from tinygen.models.pixels import Head, MaskedConv2d, PixelModel, sizes
+from tinygen.kernels.masked_conv import Layer, Stepper
+from tinygen.models.pixels import Head, MaskedConv2d, PixelModel, draw, sizes
 from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,3 +108,27 @@ class PixelCNN(PixelModel):
         for block in self.blocks:
             u = block(u)
         return self.head(u)
+
+    def fill(self, images: Array, observed: np.ndarray, uniforms: Array) -> Array:
+        """As PixelModel.fill; each layer computes a pixel once, from what the kernel kept of earlier ones."""
+        images = images.copy()
+        stepper = Stepper(self.layers(), len(images), (self.height, self.width))
+        for row, column, colour in np.ndindex(self.shape):
+            drawn = not observed[colour, row, column]
+            if drawn or colour == self.colours - 1:  # then all is known that the features of this pixel see
+                logits = stepper.step(row, column).reshape(len(images), -1, self.colours)
+            if drawn:
+                images[:, colour, row, column] = draw(logits[:, :, colour], uniforms[:, colour, row, column])
+            stepper.put(row, column, images[:, :, row, column])
+        return images
+
+    def layers(self) -> list[Layer]:
+        """The network as a sequence, as the kernel takes it."""
+        layers = [_layer(self.first)]
+        for block in self.blocks:
+            layers += [_layer(block.down, True), _layer(block.conv, True), _layer(block.up, True, skip=3)]
+        return [*layers, _layer(self.head.inner, True), _layer(self.head.outer, True)]
+
+
+def _layer(conv: MaskedConv2d, rectified: bool = False, skip: int = 0) -> Layer:
+    return Layer(conv.weight._data, conv.bias._data, conv.centre, rectified, skip)
