@@ -13,9 +13,6 @@ Every sum starts at the bias and runs over the inputs by degree, in the forward 
 sampler computes from the inputs known so far has the same bits as one from a whole pass, and no draw depends on which it was.
 """
 
-import functools
-from typing import NamedTuple
-
 import numpy as np
 from numba import prange
 
@@ -24,34 +21,10 @@ from ..product import product
 from ..runtime import jit, pjit, plain
 from ..simd import element, fma, lanes, load, splat, store
 from ..vectormath import sigmoid
+from .plan import DIRECT, HIDDEN, network, staircase
 
 TILE = 12  # rows of a product's result; a multiple of product.ROWS
 TURN = 16  # rows of a matrix that is turned at a time: a cache line of the source
-
-HIDDEN, LOGIT, DIRECT = range(3)  # what becomes of a unit's sum when sampling
-
-
-class Staircase(NamedTuple):
-    """A mask between sorted units."""
-
-    columns: np.ndarray  # (in,) the inputs by degree
-    rows: np.ndarray  # (out,) the outputs by degree
-    reach: np.ndarray  # (out,) how many inputs, of those by degree, the sorted output sees
-    first: np.ndarray  # (in,) the first sorted output that sees the sorted input
-
-
-def staircase(in_degrees: np.ndarray, out_degrees: np.ndarray, strict: bool) -> Staircase:
-    """The mask of a layer. Units of the same degree keep their order."""
-    return _staircase(*(np.ascontiguousarray(d, np.int64).tobytes() for d in (in_degrees, out_degrees)), bool(strict))
-
-
-@functools.lru_cache(maxsize=256)
-def _staircase(in_degrees: bytes, out_degrees: bytes, strict: bool) -> Staircase:
-    inputs, outputs = (np.frombuffer(d, np.int64) for d in (in_degrees, out_degrees))
-    columns, rows = (np.argsort(d, kind="stable") for d in (inputs, outputs))
-    reach = np.searchsorted(inputs[columns], outputs[rows], side="left" if strict else "right")
-    first = np.searchsorted(reach, np.arange(len(columns)), side="right")
-    return Staircase(columns, rows, reach, first)
 
 
 def forward(x, weight, bias, in_degrees, out_degrees, strict=False):
@@ -189,44 +162,15 @@ def _turn(source, order, target):
 
 def complete(x, start, uniforms, weights, biases, degrees, direct=None):
     """See reference.py. Each unit is computed once, when the inputs that it depends on are known."""
-    masks = [staircase(*pair, False) for pair in zip(degrees[:-1], degrees[1:])]
-    masks.append(staircase(degrees[-1], degrees[0], True))
-    layers = list(zip(weights, biases, masks))
-    if direct is not None:
-        layers.append((direct, np.zeros(len(direct), x.dtype), staircase(degrees[0], degrees[0], True)))
-    units = _units(layers, degrees)
-    sorted_weights = np.concatenate([w[m.rows][:, m.columns].ravel() for w, _, m in layers])
-    sorted_biases = np.concatenate([b[m.rows] for _, b, m in layers])
-    order = masks[-1].rows
-    drawn = np.ascontiguousarray(x[:, order])
-    rows = sum(len(d) for d in degrees)
-    _complete(units, sorted_weights[None], sorted_biases, rows, start, np.ascontiguousarray(uniforms[:, order]), drawn)
+    plan = network(degrees, direct is not None)
+    layers = zip([*weights, *([] if direct is None else [direct])], plan.masks)
+    flat = np.concatenate([np.ravel(w if m.in_order else w[m.rows][:, m.columns]) for w, m in layers])
+    drawn, uniforms = np.ascontiguousarray(x[:, plan.order]), np.ascontiguousarray(uniforms[:, plan.order])
+    bias = np.concatenate([*(b[m.rows] for b, m in zip(biases, plan.masks)), np.zeros_like(drawn, shape=drawn.shape[1])])
+    _complete(plan.units, flat[None], bias, plan.rows, start, uniforms, drawn)
     completed = np.empty_like(drawn)
-    completed[:, order] = drawn
+    completed[:, plan.order] = drawn
     return completed
-
-
-def _units(layers: list, degrees: list) -> np.ndarray:
-    """The units in an order in which they can be computed, int64 (units, 6): what becomes of the sum, where its weights begin
-    among the sorted weights, its first input and how many inputs there are among the sorted units, where its own place is, and its bias.
-
-    Pixels and hidden units are numbered layer by layer, each layer by degree. A pixel is drawn before the hidden units of its
-    degree are computed; what comes straight from the pixels is summed up before the logit that it is added to.
-    """
-    begins = np.cumsum([0, *(len(d) for d in degrees)])
-    table, keys = [], []
-    offset = 0
-    for l, (weight, _, mask) in enumerate(layers):
-        inputs, kind = (l, HIDDEN) if l < len(degrees) - 1 else (l, LOGIT) if l == len(degrees) - 1 else (0, DIRECT)
-        place = begins[l + 1] if kind == HIDDEN else 0
-        out = np.arange(len(weight))
-        columns = [np.full_like(out, kind), offset + out * weight.shape[1], np.full_like(out, begins[inputs]), mask.reach]
-        table.append(np.stack([*columns, place + out], axis=1))
-        degree = (degrees[l + 1] if kind == HIDDEN else degrees[0])[mask.rows]
-        keys.append(np.stack([degree, np.full_like(out, {DIRECT: 0, LOGIT: 1, HIDDEN: 2 + l}[kind])], axis=1))
-        offset += weight.size
-    table, (degree, stage) = np.concatenate(table), np.concatenate(keys).T
-    return np.insert(table, 5, np.arange(len(table)), axis=1)[np.lexsort((stage, degree))]
 
 
 @pjit

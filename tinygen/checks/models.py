@@ -55,6 +55,26 @@ def _pixelcnn(shape: tuple[int, int, int], levels: int) -> Callable[[np.random.G
     return build
 
 
+def _fvsbn(rng: np.random.Generator) -> Model:
+    from tinygen.models.fvsbn import FVSBN
+
+    small = FVSBN(6, rng.permutation(6), rng.standard_normal(6), dtype=np.float64)
+    small.W.data[...] = rng.standard_normal((6, 6))
+    return small
+
+
+def _made(orders: int, masks: int, direct: bool) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        from tinygen.models.made import MADE
+
+        small = MADE(6, (5, 4), rng, [rng.permutation(6) for _ in range(orders)], masks, direct, dtype=np.float64)
+        for parameter in small.parameters():
+            parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
+        return small
+
+    return build
+
+
 def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2) -> Case:
     """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples."""
 
@@ -71,6 +91,9 @@ CASES = [
     model("markov", _table("markov", order=[4, 1, 0, 5, 2, 3])),
     model("full-joint", _table("full-joint")),
     model("chain-rule", _table("chain-rule", order=[4, 1, 0, 5, 2, 3])),
+    model("fvsbn", _fvsbn),
+    model("made", _made(1, 1, direct=False)),
+    model("made[two orders, two masks, direct]", _made(2, 2, direct=True)),
     model("nade", _nade, order=1),
     model("eonade", _eonade),
     model("pixelcnn", _pixelcnn((3, 2, 1), 2)),

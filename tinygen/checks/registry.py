@@ -76,7 +76,10 @@ class Result:
 def cases() -> dict[str, Case]:
     """All cases by name, ops first."""
     found: dict[str, Case] = {}
-    parts = ("ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "masked_conv", "recurrence", "models")
+    parts = (
+        "ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "masked_conv", "masked_dense", "recurrence",
+        "models",
+    )  # fmt: skip
     for part in parts:
         for case in importlib.import_module(f"tinygen.checks.{part}").CASES:
             if case.name in found or case.kind not in KINDS:
