@@ -49,7 +49,8 @@ class CountingModel(Model):
     Args:
         dimensions: the number of pixels n.
         alpha: added to every count.
-        fit: "counts" makes a training step count its batch, "gradient" descend along the loss's gradient.
+        fit: "counts" makes a training step count its batch (one epoch is enough, and the recipe's optimizer has nothing to do),
+            "gradient" descend along the loss's gradient (20 epochs with the schedule "cosine" come within 0.2 nats).
         examples: the number N of training examples, by which the prior's weight in the loss is divided.
 
     Parameter: logits (rows,), all 0 at the start. Buffer: counts (rows, 2), how often 0 and 1 came in each row.

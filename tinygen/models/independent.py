@@ -28,7 +28,7 @@ class Independent(CountingModel):
 
     PARAMETERS = "n"
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(epochs=1, lr=0.05, binarization="dynamic", model={"alpha": 1.0, "fit": "counts"}),
+        "quick": Recipe(epochs=1, lr=0.2, binarization="dynamic", model={"alpha": 1.0, "fit": "counts"}),
     }
 
     @staticmethod

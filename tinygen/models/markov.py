@@ -41,7 +41,7 @@ class Markov(OrderedCountingModel):
 
     PARAMETERS = "2n - 1"
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(epochs=1, lr=0.05, binarization="dynamic", model={"order": "raster", "alpha": 1.0, "fit": "counts"}),
+        "quick": Recipe(epochs=1, lr=0.2, binarization="dynamic", model={"order": "raster", "alpha": 1.0, "fit": "counts"}),
     }
 
     @staticmethod
