@@ -162,26 +162,53 @@ def _element(kind: Any) -> Any:
 # ---- CUDA ----
 
 
+class DeviceError(RuntimeError):
+    """There is no GPU to compute on; the text, one line, says why and what to do."""
+
+
 @functools.cache
 def cupy() -> ModuleType:
-    """Import CuPy and make sure that a device answers. Raises ImportError or RuntimeError with the way out."""
+    """Import CuPy and make sure that a GPU answers and that NVRTC compiles for it. Raises DeviceError."""
     try:
         import cupy
     except ImportError as error:
-        raise ImportError(
-            f"CUDA arrays need CuPy, which does not import here ({error}): install tinygen[cuda12] or tinygen[cuda13], "
-            "whichever the driver supports (nvidia-smi prints its CUDA version)"
-        ) from error
+        raise DeviceError(
+            f"device 'cuda' needs CuPy ({_line(error)}): pip install 'tinygen[cuda13]', or 'tinygen[cuda12]' where the CUDA "
+            "version that nvidia-smi prints is below 13"
+        ) from None
+    runtime = cupy.cuda.runtime
     try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(
-            f"CuPy {cupy.__version__} cannot use a CUDA device ({error}): check that nvidia-smi lists one, and that "
-            "the CUDA version that it prints is not older than the installed extra's (cuda12 or cuda13)"
-        ) from error
+        devices = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        driver, built = runtime.driverGetVersion() // 1000, runtime.runtimeGetVersion() // 1000
+        way_out = "check that nvidia-smi lists a GPU, or use device 'cpu'"
+        if 0 < driver < built:
+            way_out = f"the driver is for CUDA {driver}: pip install 'tinygen[cuda{driver}]', or update it"
+        raise DeviceError(f"CuPy {cupy.__version__} for CUDA {built} finds no GPU ({_line(error)}): {way_out}") from None
     if devices == 0:
-        raise RuntimeError("no CUDA device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device='cpu'")
+        raise DeviceError("device 'cuda' finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device 'cpu'")
+    _check_compiler(cupy)
     return cupy
+
+
+def _check_compiler(cupy: ModuleType) -> None:
+    """Raise DeviceError unless NVRTC is there and still compiles for the current device."""
+    try:
+        version, oldest = cupy.cuda.nvrtc.getVersion(), min(cupy.cuda.nvrtc.getSupportedArchs())
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError(
+            f"CuPy {cupy.__version__} finds no NVRTC ({_line(error)}): pip install 'tinygen[cuda13]' or 'tinygen[cuda12]'"
+        ) from None
+    capability = int(cupy.cuda.Device().compute_capability)
+    if capability < oldest:
+        raise DeviceError(
+            f"the GPU has compute capability {capability / 10}, and NVRTC of CUDA {version[0]}.{version[1]} compiles for "
+            f"{oldest / 10} and newer: pip install 'tinygen[cuda12]' instead of 'tinygen[cuda13]'"
+        )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def cuda_function(source: Path, name: str, dtype: np.dtype) -> Callable:

@@ -9,7 +9,6 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -64,14 +63,12 @@ def compile_by_nvcc(code: str, options: list[str], folder: Path) -> tuple[bytes,
 def loaded(source: Path, dtype: str) -> tuple[str, list[str]]:
     """The text and options with which kernels/runtime.py makes a RawModule."""
     module = mock.Mock()
-    cuda = SimpleNamespace(Device=lambda: SimpleNamespace(id=-1), runtime=SimpleNamespace(getDeviceCount=lambda: 1))
-    cuda.runtime.CUDARuntimeError = cuda.compiler = None
+    cupy = SimpleNamespace(RawModule=module, cuda=SimpleNamespace(Device=lambda: SimpleNamespace(id=-1)))
+    cupy.cuda.compiler = SimpleNamespace(CompileException=RuntimeError)
     try:
-        with mock.patch.dict(sys.modules, cupy=SimpleNamespace(cuda=cuda, RawModule=module)):
-            runtime.cupy.cache_clear()
+        with mock.patch.object(runtime, "cupy", return_value=cupy):
             runtime.cuda_function(source, "any", np.dtype(dtype))
     finally:
-        runtime.cupy.cache_clear()
         runtime._cuda_module.cache_clear()
     return module.call_args.kwargs["code"], list(module.call_args.kwargs["options"])
 

@@ -11,8 +11,11 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+import tinygen
+from tinygen.cli.runs import usable_device
 from tinygen.kernels import runtime, simd, vectormath
 from tinygen.kernels.runtime import configured_numba, jit, pjit
+from tinygen.training import RunError
 
 numba = configured_numba()
 SOURCES = sorted(Path(runtime.__file__).parent.glob("*/*.cu"))
@@ -227,8 +230,8 @@ class NoDriverError(RuntimeError):
     pass
 
 
-def fake_cupy(count=1, compiles=True) -> ModuleType:
-    """A module that behaves as CuPy does on a machine with `count` devices, or without a driver for None."""
+def fake_cupy(count=1, compiles=True, driver=13020, capability="90", compiler=(13, 0)) -> ModuleType:
+    """A module that behaves as CuPy does on a machine with `count` devices, or with a driver that does not serve it for None."""
 
     def devices():
         if count is None:
@@ -249,9 +252,21 @@ def fake_cupy(count=1, compiles=True) -> ModuleType:
     module = ModuleType("cupy")
     module.__version__ = "14.0"
     module.RawModule = RawModule
-    device = lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 132})
+
+    def version():
+        if compiler is None:
+            raise OSError("libnvrtc.so.13: cannot open shared object file")
+        return compiler
+
+    device = lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 132}, compute_capability=capability)
     module.cuda = SimpleNamespace(
-        runtime=SimpleNamespace(getDeviceCount=devices, CUDARuntimeError=NoDriverError),
+        runtime=SimpleNamespace(
+            getDeviceCount=devices,
+            CUDARuntimeError=NoDriverError,
+            driverGetVersion=lambda: driver,
+            runtimeGetVersion=lambda: 13020,
+        ),
+        nvrtc=SimpleNamespace(getVersion=version, getSupportedArchs=lambda: (75, 80, 90)),
         compiler=SimpleNamespace(CompileException=NoDriverError),
         Device=device,
     )
@@ -273,15 +288,50 @@ def install(monkeypatch):
 
 
 def test_missing_cupy_driver_or_device_are_explained_in_one_line(install):
-    for module, kind, words in (
-        (None, ImportError, r"need CuPy.*install tinygen\[cuda12\] or tinygen\[cuda13\]"),
-        (fake_cupy(None), RuntimeError, "cudaErrorInsufficientDriver.*check that nvidia-smi"),
-        (fake_cupy(0), RuntimeError, "no CUDA device is visible.*CUDA_VISIBLE_DEVICES"),
+    for module, words in (
+        (None, r"needs CuPy.*pip install 'tinygen\[cuda13\]', or 'tinygen\[cuda12\]' where"),
+        (fake_cupy(None, driver=0), "CuPy 14.0 for CUDA 13 finds no GPU .cudaErrorInsufficientDriver.*check that nvidia-smi"),
+        (fake_cupy(None, driver=12040), r"the driver is for CUDA 12: pip install 'tinygen\[cuda12\]', or update it"),
+        (fake_cupy(0), "finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        (fake_cupy(compiler=None), r"finds no NVRTC \(libnvrtc.so.13: cannot.*pip install 'tinygen\[cuda13\]'"),
+        (
+            fake_cupy(capability="61"),
+            r"capability 6.1, and NVRTC of CUDA 13.0 compiles for 7.5 and newer: .*'tinygen\[cuda12\]'",
+        ),
     ):
         install(module)
-        with pytest.raises(kind, match=words) as error:
+        with pytest.raises(runtime.DeviceError, match=words) as error:
             runtime.cuda_function(SOURCES[0], "kernel", np.float32)
         assert "\n" not in str(error.value)
+        with pytest.raises(RuntimeError, match=words):
+            tinygen.Tensor([1.0]).to("cuda")
+        with pytest.raises(RunError, match=words):
+            usable_device("cuda")
+
+
+def test_a_gpu_that_the_compiler_serves_is_taken(install):
+    for capability in ("75", "90", "120"):
+        install(fake_cupy(capability=capability))
+        assert runtime.cupy() is sys.modules["cupy"]
+    with pytest.raises(RuntimeError, match="device 'cuda:1' is not here: the last one is 'cuda:0'"):
+        tinygen.Tensor([1.0]).to("cuda:1")
+
+
+def test_sources_are_compiled_once_for_each_dtype_and_device(install):
+    module, compiled, number = fake_cupy(), [], 0
+
+    class Counting(module.RawModule):
+        def compile(self):
+            compiled.append((number, self.options[1]))
+
+    module.RawModule, device = Counting, module.cuda.Device
+    module.cuda.Device = lambda: SimpleNamespace(**{**vars(device()), "id": number})
+    install(module)
+    for number in (0, 1, 0):  # noqa: B007 - read by the functions above
+        for dtype in (np.float32, np.float64, np.float32):
+            runtime.cuda_function(SOURCES[0], "kernel", dtype)
+            runtime.cuda_function(SOURCES[0], "another", dtype)
+    assert compiled == [(n, f"-DREAL={real}") for n in (0, 1) for real in ("float", "double")]
 
 
 def test_cuda_source_is_compiled_for_the_dtype(install):

@@ -22,6 +22,7 @@ from tinygen.training import (
     Diverged,
     Interrupted,
     Observer,
+    OutOfMemory,
     Run,
     RunError,
     Training,
@@ -540,3 +541,28 @@ def test_importing_tinygen_stays_light():
     heavy = "numba", "matplotlib", "rich", "scipy", "safetensors", "cupy", "torch"
     code = f"import sys, tinygen, tinygen.cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# ---- Out of memory. ----
+
+
+def test_out_of_memory_loses_nothing_on_disk(digits, monkeypatch):
+    whole = new_run("whole")
+    Training(whole, digits).go()
+    run = new_run("short of memory")
+    training = Training(run, digits)
+    step, kept = training.model.train_step, []
+
+    def train_step(*arguments):
+        if training.progress.step == 13:
+            kept.append(run.checkpoint_file.read_bytes())
+            raise MemoryError("Out of memory allocating 7,340,032 bytes (allocated so far: 1,024 bytes).")
+        return step(*arguments)
+
+    monkeypatch.setattr(training.model, "train_step", train_step)
+    words = r"on cpu in epoch 2 at step 13 \(Out of memory allocating.*kept in .*smaller batch \(--set batch_size=10\)"
+    with pytest.raises(OutOfMemory, match=words):
+        training.go()
+    assert run.checkpoint_file.read_bytes() == kept[0]
+    Training(run, digits).go()
+    assert state_of(run) == state_of(whole)

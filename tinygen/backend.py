@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.kernels.runtime import cupy as load_cupy
+
 Array = Any  # numpy.ndarray or cupy.ndarray
 SCALARS = (bool, int, float, complex)
 
@@ -59,30 +61,23 @@ def device_of(array: Array) -> str:
 def to_device(array: Array, device: str) -> Array:
     """`array` on `device` (`"cpu"`, `"cuda"` or `"cuda:1"`); itself when it is there already.
 
-    Raises ValueError for a device that has another name, RuntimeError where there is no CuPy or no GPU.
+    Raises ValueError for a device that has another name, RuntimeError where there is no CuPy or no such GPU.
     """
-    kind, colon, number = device.partition(":")
     if device == "cpu":
         return array if module_of(array) is np else sys.modules["cupy"].asnumpy(array)
+    with gpu(device):
+        return load_cupy().asarray(array)
+
+
+def gpu(device: str) -> Any:
+    """The cupy.cuda.Device of the name `"cuda"` or `"cuda:N"`; raises as `to_device` does.
+
+    CuPy computes on the current device, the first one at the start: `gpu("cuda:1").use()` makes the second one current.
+    """
+    kind, colon, number = device.partition(":")
     if kind != "cuda" or (colon and not number.isdigit()):
         raise ValueError(f"device {device!r} is unknown: expected 'cpu', 'cuda' or 'cuda:N'")
-    cupy = load_cupy()
-    with cupy.cuda.Device(int(number or 0)):
-        return cupy.asarray(array)
-
-
-def load_cupy() -> ModuleType:
-    """Import CuPy, or say in one line what is missing (RuntimeError)."""
-    try:
-        import cupy
-    except ImportError:
-        raise RuntimeError(
-            "device 'cuda' needs CuPy: pip install 'tinygen[cuda13]' (or 'tinygen[cuda12]' for a CUDA 12 driver)"
-        ) from None
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"device 'cuda' was asked for, but CUDA found no usable GPU: {error}") from None
-    if count == 0:
-        raise RuntimeError("device 'cuda' was asked for, but this machine shows no GPU; use device 'cpu'")
-    return cupy
+    cuda = load_cupy().cuda
+    if colon and int(number) >= cuda.runtime.getDeviceCount():
+        raise RuntimeError(f"device {device!r} is not here: the last one is 'cuda:{cuda.runtime.getDeviceCount() - 1}'")
+    return cuda.Device(int(number or 0))

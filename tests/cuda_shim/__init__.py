@@ -143,10 +143,11 @@ class CudaOnCpu(types.ModuleType):
     def __init__(self, multiprocessors: int, seed: int):
         super().__init__("cupy")
         self.__version__ = "on the CPU"
-        device = types.SimpleNamespace(id=-1, attributes={"MultiProcessorCount": multiprocessors})
+        device = types.SimpleNamespace(id=-1, attributes={"MultiProcessorCount": multiprocessors}, compute_capability="90")
         self.cuda = types.SimpleNamespace(
             Device=lambda: device,
             compiler=types.SimpleNamespace(CompileException=CompileError),
+            nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0), getSupportedArchs=lambda: (75, 80, 90)),
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
         )
         self.RawModule = functools.partial(RawModule, seed=seed)

@@ -2,7 +2,7 @@
 
 from tinygen.training.examples import check_fit, generator, held_out
 from tinygen.training.interrupt import Interrupted
-from tinygen.training.loop import Diverged, Observer, Training
+from tinygen.training.loop import Diverged, Observer, OutOfMemory, Training
 from tinygen.training.results import conclude, measure, restore
 from tinygen.training.run import Run, RunError, configuration, first_below, versions
 
@@ -10,6 +10,7 @@ __all__ = [
     "Diverged",
     "Interrupted",
     "Observer",
+    "OutOfMemory",
     "Run",
     "RunError",
     "Training",

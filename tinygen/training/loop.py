@@ -38,6 +38,10 @@ class Diverged(Exception):  # noqa: N818 - what happened, and the way the litera
     """A loss, a gradient or a weight became NaN or infinite; the last good checkpoint was kept."""
 
 
+class OutOfMemory(Exception):  # noqa: N818 - as above
+    """The memory of the machine or of its GPU did not suffice for a step; the last checkpoint was kept."""
+
+
 class Observer:
     """Who watches a run; every method may be left as it is."""
 
@@ -74,7 +78,7 @@ class Training:
         }
 
     def go(self) -> None:
-        """Train to the end of the recipe. Raises Interrupted after a signal and Diverged after a NaN, all saved."""
+        """Train to the end of the recipe. Raises Interrupted after a signal, Diverged after a NaN and OutOfMemory, all saved."""
         # NumPy's warnings of an overflow would only repeat what `diverged` says better.
         with Interruptions() as interruptions, np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             try:
@@ -86,6 +90,8 @@ class Training:
                     interruptions.check()
             except NotFiniteError as error:
                 raise self.diverged(str(error)) from None
+            except MemoryError as error:  # NumPy's and CuPy's are kinds of it
+                raise self.out_of_memory(error) from None
             except Interrupted:
                 self.save()
                 raise
@@ -185,4 +191,13 @@ class Training:
         return Diverged(
             f"stopped in epoch {p.epoch} at step {p.step}: {what}. The last good checkpoint is kept in "
             f"{self.run.checkpoint_file}; try a lower lr or a clip on the gradient (--set lr=... --set clip=...)"
+        )
+
+    def out_of_memory(self, error: MemoryError) -> OutOfMemory:
+        """The error for a run whose batches are too large, with what is left of it."""
+        p, smaller = self.progress, max(1, self.recipe.batch_size // 2)
+        return OutOfMemory(
+            f"out of memory on {self.run.config['device']} in epoch {p.epoch} at step {p.step} ({error}). The last checkpoint "
+            f"is kept in {self.run.checkpoint_file}; train anew with a smaller batch (--set batch_size={smaller}), or go on "
+            f"where there is more memory: tinygen train --resume {self.run.path}"
         )
