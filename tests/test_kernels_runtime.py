@@ -231,7 +231,7 @@ class NoDriverError(RuntimeError):
 
 
 def fake_cupy(count=1, compiles=True, driver=13020, capability="90", compiler=(13, 0)) -> ModuleType:
-    """A module that behaves as CuPy does on a machine with `count` devices, or with a driver that does not serve it for None."""
+    """A module that behaves as CuPy does on a machine with `count` devices, or None with a driver that does not serve it."""
 
     def devices():
         if count is None:

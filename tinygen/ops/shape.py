@@ -138,7 +138,7 @@ def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
 
 
 def _plain_index(index: Any, x: Any) -> Any:
-    """`index` with Tensors and sequences as arrays of its own, beside x: a caller's later change must not reach the gradient."""
+    """`index` with Tensors and sequences as arrays of its own beside x: a caller's later change must not reach the gradient."""
     xp = module_of(array_of(x))
     return tuple([_plain_part(part, xp) for part in index]) if isinstance(index, tuple) else _plain_part(index, xp)
 

@@ -78,7 +78,7 @@ class Training:
         }
 
     def go(self) -> None:
-        """Train to the end of the recipe. Raises Interrupted after a signal, Diverged after a NaN and OutOfMemory, all saved."""
+        """Train to the end of the recipe. Raises Interrupted after a signal, Diverged after a NaN, OutOfMemory; all saved."""
         # NumPy's warnings of an overflow would only repeat what `diverged` says better.
         with Interruptions() as interruptions, np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             try:
