@@ -101,9 +101,9 @@ def test_orders_trains_an_ordinary_run_for_each(command):
     lines = out.splitlines()
     assert lines[-1] == "picture: here/orders.png"
     header, *rows = (line.split() for line in lines[-4:-1])
-    assert header[:3] == ["order", "test", "nats"]
+    assert header[:5] == ["order", "test", "nll", "test", "bits_per_dim"]
     assert {row[0]: row[1] for row in rows} == {
-        name: f"{json.loads(Path('here', name, 'result.json').read_text())['test']['nll']:.2f}" for name in ("raster", "spiral")
+        name: f"{json.loads(Path('here', name, 'result.json').read_text())['test']['nll']:.4f}" for name in ("raster", "spiral")
     }
     assert float(rows[0][1]) < float(rows[1][1]), "the best comes first"
     with Image.open("here/orders.png") as image:

@@ -75,13 +75,14 @@ def _conclude(runs: dict[str, Run], picture: Path) -> None:
     """Print the table, best order first, and draw the validation curves."""
     results = {name: json.loads(run.result_file.read_text()) for name, run in runs.items()}
     runs = dict(sorted(runs.items(), key=lambda item: results[item[0]]["test"]["nll"]))
-    titles = ["order", "test nats", "test bits/dim", "picked epoch", "epochs", "seconds"]
+    names = list(results[next(iter(runs))]["test"])
     rows, curves = [], {}
     for name, run in runs.items():
         result = results[name]
-        figures = [f"{result['test']['nll']:.2f}", f"{result['test']['bits_per_dim']:.4f}"]
+        figures = [f"{result['test'][figure]:.4f}" for figure in names]
         rows.append([name, *figures, result["picked_epoch"], result["epochs"], f"{result['seconds']:.0f}"])
-        curves[f"{name}, test {figures[0]}"] = run.rows()
+        curves[f"{name}, test {result['test']['nll']:.5g}"] = run.rows()
+    titles = ["order", *(f"test {figure}" for figure in names), "picked epoch", "epochs", "seconds"]
     print(table(titles, rows))
     title = f"{result['model']} on {result['data']} ({result['binarization']}) under {len(runs)} orders of the pixels"
     gallery.write_comparison(picture, curves, "valid_nll", "validation, nats", title)
