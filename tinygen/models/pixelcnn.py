@@ -95,7 +95,7 @@ class PixelCNN(PixelModel):
             epochs=20,
             batch_size=16,
             optimizer="adamw",
-            lr=2e-3,
+            lr=3e-3,
             schedule="cosine",
             weight_decay=1e-2,
             valid_every=2,
