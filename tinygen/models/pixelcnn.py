@@ -56,7 +56,7 @@ class PixelCNN(PixelModel):
         "quick": Recipe(
             data="mnist5k",
             binarization="dynamic",
-            epochs=40,
+            epochs=20,
             batch_size=16,
             optimizer="adamw",
             lr=3e-3,
@@ -68,7 +68,7 @@ class PixelCNN(PixelModel):
         "grey": Recipe(
             data="mnist5k",
             binarization="grey",
-            epochs=20,
+            epochs=10,
             batch_size=16,
             optimizer="adamw",
             lr=3e-3,
@@ -80,7 +80,7 @@ class PixelCNN(PixelModel):
         "rgb": Recipe(
             data="mnist5k-rgb",
             binarization="grey",
-            epochs=10,
+            epochs=8,
             batch_size=16,
             optimizer="adamw",
             lr=3e-3,
