@@ -100,7 +100,7 @@ class DiagonalBiLSTM(PixelRNN):
         "paper": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=12,
+            epochs=8,
             batch_size=32,
             optimizer="adam",
             lr=6e-3,
@@ -114,7 +114,7 @@ class DiagonalBiLSTM(PixelRNN):
         "paper7": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=12,
+            epochs=8,
             batch_size=32,
             optimizer="adam",
             lr=4e-3,

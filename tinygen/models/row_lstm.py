@@ -89,7 +89,7 @@ class RowLSTM(PixelRNN):
         "paper": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=12,
+            epochs=8,
             batch_size=32,
             optimizer="adam",
             lr=6e-3,
