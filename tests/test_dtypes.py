@@ -145,10 +145,16 @@ def test_float32_with_float64_gives_float64_and_each_its_gradient(name):
     assert (a.grad.dtype, b.grad.dtype) == (np.float32, np.float64)
 
 
+def test_a_python_float_makes_integers_float32():
+    n, bits = Tensor(np.array([1, 2, 3])), Tensor(np.array([True, False]))
+    for y in (n * 2.5, 2.5 - n, n / 2.0, n**0.5, tg.maximum(n, 0.5), tg.where(n > 1, n, 0.5), n * np.float64(2), bits * 0.5):
+        assert y.dtype == np.float32
+    assert_same(n * 2.5, np.array([2.5, 5, 7.5], np.float32))
+
+
 def test_integers_among_themselves_follow_numpy():
     n = Tensor(np.array([1, 2, 3]))
     assert_same(n + 1, np.array([2, 3, 4]))
-    assert_same(n * 2.0, np.array([2.0, 4, 6]))
     assert_same(n / 2, np.array([0.5, 1, 1.5]))
     assert_same(n.mean(), np.float64(2))
     assert_same(n.sum(), np.int64(6))

@@ -97,7 +97,7 @@ class Op:
         if len(inputs) != self.arity and not self.variadic:
             inputs = self._sort_out(inputs, options)
         arrays, parents = [], []
-        mask, tensors, dtype, mixed = 0, False, None, False
+        mask, tensors, dtype, mixed, fraction = 0, False, None, False, False
         for value in inputs:
             node = None
             if isinstance(value, Tensor):
@@ -110,11 +110,13 @@ class Op:
             if value.__class__ not in SCALARS:
                 mixed = mixed or (dtype is not None and value.dtype is not dtype)
                 dtype = value.dtype
+            elif value.__class__ is float:
+                fraction = True
             arrays.append(value)
             parents.append(node)
         if not tensors:  # a NumPy scalar in a gradient rule is a 0-d result, with a dtype to keep
             arrays = [np.asarray(x) if isinstance(x, np.generic) else array for x, array in zip(inputs, arrays)]
-        if mixed:
+        if mixed or (fraction and dtype is not None and dtype.kind in "iub"):
             self._promote(arrays)
         if options:  # weak, as NumPy scalars among the arguments are
             options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
@@ -145,9 +147,11 @@ class Op:
         return inputs[:arity]
 
     def _promote(self, arrays: list[Any]) -> None:
-        """Cast integer and boolean arrays to the floating dtype that the others have in common."""
-        typed = [i for i in (range(len(arrays)) if self.variadic else self.typed) if type(arrays[i]) not in SCALARS]
+        """Cast integer and boolean arrays to the floating dtype that the others have in common, or beside a float to float32."""
+        places = range(len(arrays)) if self.variadic else self.typed
+        typed = [i for i in places if type(arrays[i]) not in SCALARS]
         floating = {arrays[i].dtype for i in typed if arrays[i].dtype.kind in "fc"}
+        floating = floating or {np.float32 for i in places if type(arrays[i]) is float}
         if floating:
             common = np.result_type(*floating)
             for i in typed:

@@ -21,8 +21,8 @@ class Tensor:
         requires_grad: collect d(output)/d(this) in `.grad` when `output.backward()` runs. Floating dtypes only.
         dtype: of the copy. Python floats become float32; arrays keep their dtype.
 
-    Dtypes: float32 stays float32. Python and NumPy scalars never change an array's dtype; an integer or boolean array that
-    meets a floating one is cast to it; two floating dtypes promote as in NumPy.
+    Dtypes: float32 stays float32. Python and NumPy scalars never change a floating array's dtype; an integer or boolean array
+    that meets a floating one is cast to it, to float32 by a Python float; two floating dtypes promote as in NumPy.
     """
 
     __slots__ = ("__weakref__", "_data", "_node")
