@@ -102,7 +102,7 @@ def test_resume_of_a_finished_run_only_tells_its_result_again(command):
         ("train toy --epochs 3 --set epochs=4", "epochs is set twice: 3 and 4"),
         ("train toy --set lr=1 --set lr=2", "lr is set twice: 1 and 2"),
         ("train toy --epochs 0", "epochs = 0 is out of range"),
-        ("train toy --recipe slow", "invalid choice: 'slow'"),
+        ("train toy --recipe slow", "toy has no recipe 'slow'"),
         ("train toy --seed -1", "'-1' is no whole number from 0 up"),
         ("train toy --data mnist6k", "no data set 'mnist6k': did you mean 'mnist5k'?"),
         ("train toy --device tpu", "device 'tpu' is unknown"),

@@ -1,7 +1,7 @@
-"""Pictures: grids of images, completions, and a run's curves, as PNG files.
+"""Pictures: grids of images, completions, points of the plane, and a run's curves, as PNG files.
 
 Image grids are written with zlib alone, so they need no library, hold no date and are the same bytes for the same
-pixels. Only the curves import matplotlib.
+pixels. Only points and curves import matplotlib.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tinygen.nn.serialize import write_atomically
 
 SEPARATOR = 64  # grey value of the lines between two images
 UNOBSERVED = 0.5
+GRID = 200  # points along each side where a density is drawn
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.ndarray:
@@ -79,6 +80,40 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray, scale: int = 2) -> No
     write_atomically(path, png(pixels, scale))
 
 
+def write_plane(
+    path: str | os.PathLike,
+    data: np.ndarray,
+    samples: np.ndarray,
+    log_prob: Callable[[np.ndarray], np.ndarray] | None = None,
+):
+    """Draw points of the plane (n, 2), the data's beside a model's samples and, with `log_prob`, the density of the model.
+
+    log_prob: ln p(x) in nats of float32 points (m, 2), asked for on a grid. The frame is the data's with a margin: samples
+    outside it are not seen, their share is told.
+    """
+    from matplotlib.figure import Figure
+
+    low, high = data.min(axis=0), data.max(axis=0)
+    margin = 0.1 * (high - low).max()
+    left, right, bottom, top = frame = [*np.stack([low - margin, high + margin], axis=1).ravel()]
+    panels = 2 if log_prob is None else 3
+    figure = Figure(figsize=(3.6 * panels, 3.9), layout="constrained")
+    axes = figure.subplots(1, panels)
+    outside = ((samples < [left, bottom]) | (samples > [right, top])).any(axis=1).mean()
+    titles = "data", "samples" + (f" ({outside:.1%} outside)" if outside else "")
+    for panel, points, title in zip(axes, (data, samples), titles):
+        panel.scatter(*points.T, s=2, linewidths=0, alpha=0.6)
+        panel.set_title(title)
+    if log_prob is not None:
+        x, y = np.meshgrid(np.linspace(left, right, GRID), np.linspace(bottom, top, GRID))
+        density = np.exp(log_prob(np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)).reshape(GRID, GRID))
+        axes[2].imshow(density, origin="lower", extent=frame, vmax=np.quantile(density, 0.999), interpolation="bilinear")
+        axes[2].set_title("density")
+    for panel in axes:
+        panel.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    _write_figure(path, figure)
+
+
 def write_curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], title: str, target: float | None = None):
     """Draw the figures of metrics.csv over the epochs: training and held-out ones of one name share a panel.
 
@@ -96,7 +131,8 @@ def write_curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], tit
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()
-    _write_figure(path, figure, title)
+    figure.suptitle(title)
+    _write_figure(path, figure)
 
 
 def write_comparison(
@@ -116,14 +152,17 @@ def write_comparison(
     low = min(value for points in lines.values() for _, value in points)
     high = max(value for points in lines.values() for _, value in points[len(points) // 4 :])
     margin = 0.05 * (high - low) or 1.0
-    axes.set(xlabel="epoch", ylabel=label, ylim=(low - margin, high + margin))
+    last = max(epoch for points in lines.values() for epoch, _ in points)
+    axes.set(xlabel="epoch", ylabel=label, xlim=(0.5, last + 0.5), ylim=(low - margin, high + margin))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
-    _write_figure(path, figure, title)
-
-
-def _write_figure(path: str | os.PathLike, figure: Any, title: str) -> None:
     figure.suptitle(title)
+    _write_figure(path, figure)
+
+
+def _write_figure(path: str | os.PathLike, figure: Any) -> None:
+    """Write a figure of matplotlib; the same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     write_atomically(path, file.getvalue())
@@ -132,17 +171,17 @@ def _write_figure(path: str | os.PathLike, figure: Any, title: str) -> None:
 def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
     """The lines to draw: {panel's label: {line's name: (epochs, values)}}.
 
-    The loss and the held-out negative log-likelihood are both in nats and share a panel; bits/dim, which is the same
-    curve in another unit, is left out.
+    The loss and the held-out negative log-likelihoods are in nats and share a panel; bits/dim, which is the same curve in
+    another unit, is left out.
     """
     panels: dict[str, dict[str, tuple[list, list]]] = {}
-    has_likelihood = any("valid_nll" in row for row in rows)
+    has_likelihood = any(column.startswith("valid_") and column.endswith("nll") for row in rows for column in row)
     for row in rows:
         for column, value in row.items():
             split, _, name = column.partition("_")
             if split not in ("train", "valid", "test") or name == "bits_per_dim":
                 continue
-            label = "nats" if has_likelihood and name in ("loss", "nll") else name
+            label = "nats" if has_likelihood and (name == "loss" or name.endswith("nll")) else name
             epochs, values = panels.setdefault(label, {}).setdefault(f"{split} {name}", ([], []))
             epochs.append(row["epoch"])
             values.append(value)

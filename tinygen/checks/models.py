@@ -75,13 +75,26 @@ def _made(orders: int, masks: int, direct: bool) -> Callable[[np.random.Generato
     return build
 
 
-def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2) -> Case:
-    """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples."""
+def _rnade(activation: str) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        from tinygen.models.rnade import RNADE
+
+        small = RNADE(6, 4, 3, rng, activation, rng.permutation(6), dtype=np.float64)
+        for parameter in small.parameters():
+            parameter.data[...] += 0.3 * rng.standard_normal(parameter.shape)
+        return small
+
+    return build
+
+
+def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2, real: bool = False) -> Case:
+    """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples or at real ones."""
 
     def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
         small = build(rng)
-        function = Functional(small, lambda x: small.loss(x, np.random.default_rng(11)))
-        return function, function.values({"x": rng.integers(0, 2, (5, 6))})
+        x = rng.standard_normal((5, 6)) if real else rng.integers(0, 2, (5, 6))
+        function = Functional(small, lambda: small.loss(x, np.random.default_rng(11)))
+        return function, function.values({})
 
     return Case(f"models.{name}", "model", make, order, {"complex_step": False})
 
@@ -96,6 +109,8 @@ CASES = [
     model("made[two orders, two masks, direct]", _made(2, 2, direct=True)),
     model("nade", _nade, order=1),
     model("eonade", _eonade),
+    model("rnade[sigmoid]", _rnade("sigmoid"), real=True),
+    model("rnade[ReLU]", _rnade("relu"), real=True),
     model("pixelcnn", _pixelcnn((3, 2, 1), 2)),
     model("pixelcnn[colour]", _pixelcnn((2, 1, 3), 3)),
     model("row-lstm", _pixelrnn("row-lstm", (3, 2, 1)), order=1),

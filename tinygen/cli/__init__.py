@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError as error:
+        return complain(f"out of memory ({error}): ask for fewer images at once, or for another --device", 1)
     except Exception as error:
         if isinstance(error, expected_errors()):
             return complain(str(error), 1)
@@ -47,9 +49,9 @@ def expected_errors() -> tuple[type[Exception], ...]:
     """The errors that a user can cause and whose message says what to do; any other is a bug and shows its traceback."""
     from tinygen.data import DataError
     from tinygen.models import RecipeError
-    from tinygen.training import Diverged, RunError
+    from tinygen.training import Diverged, OutOfMemory, RunError
 
-    return DataError, RecipeError, RunError, Diverged, OSError
+    return DataError, RecipeError, RunError, Diverged, OutOfMemory, OSError
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,10 +85,10 @@ def parser() -> argparse.ArgumentParser:
     _add_place(command)
 
     command = add("sample", "runs:sample", "draw samples from a trained run into a picture")
-    _add_picture(command, count=100, what="samples")
+    _add_picture(command, None, "number of samples (default: 100 images, 2000 points of the plane)")
 
     command = add("complete", "runs:complete", "show halves of test digits to a run and let it fill in the others")
-    _add_picture(command, count=10, what="digits")
+    _add_picture(command, 10, "number of digits (default: 10)")
 
     command = add("table", "table:show", "what counting models cost and are worth: parameters and likelihoods on digits")
     command.add_argument("--data", metavar="NAME", default="mnist5k", help="data set of the first table (default: %(default)s)")
@@ -123,7 +125,7 @@ def _add_orders(command: argparse.ArgumentParser) -> None:
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--recipe", choices=("quick", "paper"), help="minutes on a laptop, or the paper's set-up (default: quick)")
+    add("--recipe", metavar="NAME", help="quick: minutes on a laptop; paper: the paper's set-up; or another (default: quick)")
     add("--data", metavar="NAME", help="data set, instead of the recipe's (`tinygen data`)")
     add("--epochs", metavar="N", help="instead of the recipe's")
     add(
@@ -142,9 +144,9 @@ def _add_place(command: argparse.ArgumentParser, default: str | None = "cpu") ->
     command.add_argument("--data-dir", metavar="FOLDER", help="where to look for data sets first, and to put downloads")
 
 
-def _add_picture(command: argparse.ArgumentParser, count: int, what: str) -> None:
+def _add_picture(command: argparse.ArgumentParser, count: int | None, help: str) -> None:
     command.add_argument("run", metavar="RUN", help="folder of a run")
-    command.add_argument("-n", type=positive, default=count, dest="count", help=f"number of {what} (default: {count})")
+    command.add_argument("-n", type=positive, default=count, dest="count", help=help)
     command.add_argument("--seed", type=natural, default=0, help="default: %(default)s")
     command.add_argument("--out", metavar="FILE.png", help="the picture (default: in the run's folder)")
     _add_place(command)

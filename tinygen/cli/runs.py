@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tinygen import data, gallery
-from tinygen.backend import to_device
+from tinygen.backend import gpu, to_device
 from tinygen.cli.text import table
 from tinygen.models import RecipeError
 from tinygen.models.base import Model
 from tinygen.models.recipe import closest
 from tinygen.training import Run, RunError, check_fit, generator, held_out, measure, restore
 from tinygen.training.examples import PICTURES
+
+PLANE = (2,)  # the shape of an example that is a point
+IMAGES, POINTS = 100, 2000  # how many samples a picture shows
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -63,6 +66,8 @@ def complete(options: argparse.Namespace) -> int:
         raise RunError(f"-n {options.count} is more than the {len(examples)} test digits")
     examples = examples[np.sort(rng.permutation(len(examples))[: options.count])]
     shape = tuple(run.config["data"]["shape"])
+    if shape == PLANE:
+        raise RunError(f"{run.path} cannot be completed in a picture: its data are points of the plane")
     observed = model.first_half(examples.shape[1])
     try:
         with model.evaluating():
@@ -75,12 +80,33 @@ def complete(options: argparse.Namespace) -> int:
     return 0
 
 
-def draw_samples(run: Run, model: Model, count: int, seed: int, out: Path) -> None:
-    """Draw `count` samples of `model` into the picture `out`."""
+def draw_samples(run: Run, model: Model, count: int | None, seed: int, out: Path) -> None:
+    """Draw `count` samples of `model` into the picture `out`: images as a grid, points of the plane beside the data's.
+
+    None stands for IMAGES or POINTS of them. The density on the plane is drawn too, if the model has one.
+    """
+    shape = tuple(run.config["data"]["shape"])
+    count = count or (POINTS if shape == PLANE else IMAGES)
     with model.evaluating():
-        images = to_device(model.sample(count, generator(seed, PICTURES)), "cpu")
-    shape = run.config["data"]["shape"]
-    gallery.write_png(out, gallery.grid(images.reshape(count, *shape)), _scale(shape))
+        samples = to_device(model.sample(count, generator(seed, PICTURES)), "cpu").reshape(count, *shape)
+        if shape == PLANE:
+            points = load_data(run.recipe.data, run.config["data"]["folder"]).test.images[:POINTS]
+            gallery.write_plane(out, points, samples, _density(model))
+        else:
+            gallery.write_png(out, gallery.grid(samples), _scale(shape))
+
+
+def _density(model: Model) -> Callable[[np.ndarray], np.ndarray] | None:
+    """ln p(x) as a function of points on the CPU, or None for a model that has no likelihood."""
+
+    def log_prob(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([model.log_prob(part).numpy() for part in model.batches(x)])
+
+    try:
+        log_prob(np.zeros((1, *PLANE), np.float32))
+    except NotImplementedError:
+        return None
+    return log_prob
 
 
 def _scale(shape: Sequence[int]) -> int:
@@ -96,9 +122,10 @@ def load_data(name: str, folder: str | None) -> data.Dataset:
 
 
 def usable_device(device: str) -> str:
-    """`device`, if this machine has it; else RunError."""
+    """`device`, if this machine has it, from now on the one that CuPy computes on; else RunError."""
     try:
-        to_device(np.zeros(1, np.float32), device)
+        if device != "cpu":
+            gpu(device).use()
     except (RuntimeError, ValueError) as error:
         raise RunError(str(error)) from None
     return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 
@@ -15,8 +16,6 @@ from tinygen.data import Dataset
 from tinygen.models import RecipeError, model_class
 from tinygen.models.recipe import closest
 from tinygen.training import Interrupted, Run, RunError, Training, check_fit, conclude, configuration, restore, versions
-
-SAMPLES = 100
 
 
 def train(options: argparse.Namespace) -> int:
@@ -34,7 +33,7 @@ def train(options: argparse.Namespace) -> int:
         watch = observer(recipe.epochs, _dimensions(run))
         try:
             training = Training(run, dataset, watch, options.checkpoint_seconds)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, MemoryError) as error:
             if not options.resume:
                 shutil.rmtree(run.path)  # made by this command a moment ago, and nothing was trained
             raise RunError(f"{run.path} cannot be trained: {error}") from error
@@ -104,18 +103,17 @@ def assignments(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _dimensions(run: Run) -> int | None:
-    """The number of values in an example, if the model's loss is a likelihood."""
-    if model_class(run.config["model"]).selected_by != "nll":
+    """The number of values in an example, if the model's loss is a likelihood of bits or grey values."""
+    if model_class(run.config["model"]).selected_by != "nll" or run.recipe.binarization == "real":
         return None
-    height, width, *channels = run.config["data"]["shape"]
-    return height * width * (channels[0] if channels else 1)
+    return math.prod(run.config["data"]["shape"])
 
 
 def _finish(run: Run, dataset: Dataset) -> None:
     """Figures and pictures of the picked model."""
     model = restore(run, run.config["device"])
     result = conclude(run, model, dataset)
-    draw_samples(run, model, SAMPLES, run.config["seed"], run.samples_picture)
+    draw_samples(run, model, None, run.config["seed"], run.samples_picture)
     title = f"{result['model']} on {result['data']} ({result['binarization']})"
     gallery.write_curves(run.curves_picture, run.rows(), title, run.recipe.target)
     print(

@@ -43,6 +43,11 @@ MODELS = {
         "Neural autoregressive distribution estimator: p(x) exactly, one pixel after the other, weights tied",
         "Larochelle and Murray 2011",
     ),
+    "rnade": Entry(
+        "rnade:RNADE",
+        "NADE for real numbers: a density as a product of mixtures of Gaussians",
+        "Uria, Murray, Larochelle 2013",
+    ),
     "eonade": Entry(
         "eonade:EoNADE",
         "One deep NADE for every order of the pixels, and the exact likelihood of an ensemble of orders",

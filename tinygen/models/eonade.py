@@ -60,7 +60,7 @@ class EoNADE(Model):
         "quick": Recipe(
             data="mnist5k",
             binarization="dynamic",
-            epochs=300,
+            epochs=100,
             batch_size=100,
             optimizer="adamw",
             lr=2e-3,
