@@ -5,6 +5,7 @@ the product. Here nothing is packed, nothing is started, and the first factor ma
 
     out[m, v] = init[m, v] + sum_k a[m, k] b[k, v]
 
+It is a convolution as well, of what lies in rows: a result may read several rows of `a` that lie evenly apart.
 Every element is summed in the order of k, starting from `init`, whatever the shape of the matrices: computed in parts
 or all at once, it has the same bits.
 """
@@ -37,18 +38,26 @@ def _machine() -> tuple[int, int]:
 
 VECTOR_BYTES, COLUMNS = _machine()
 ROWS = 6  # with COLUMNS, enough independent sums to hide the latency of a multiply-add
+NARROW_ROWS = 8  # of a tile that is half as wide
 
 
 @jit
-def product(a, b, init, out):
+def product(a, b, init, out, taps=1, apart=0):
     """out (M, V) = init + a b for a (M, K) with any strides and b (K, V), init and out with contiguous rows.
 
     V must be a multiple of a cache line's elements (see `memory.padded`). `init` may be `out` itself, or a single row (1, V).
+    With several taps, b has a matrix (K, V) for each, one below the other: row m of `out` reads the rows m + tap apart of a.
     """
-    width = COLUMNS * (VECTOR_BYTES // out.itemsize)
-    for v in range(0, out.shape[1], width):
-        for m in range(0, out.shape[0], ROWS):
-            _tile(a, b, init, out, m, v)
+    lanes, v = VECTOR_BYTES // out.itemsize, 0
+    while v < out.shape[1]:
+        if 2 * (out.shape[1] - v) > COLUMNS * lanes:
+            for m in range(0, out.shape[0], ROWS):
+                _tile(a, b, init, out, m, v, taps, apart)
+            v += COLUMNS * lanes
+        else:
+            for m in range(0, out.shape[0], NARROW_ROWS):
+                _narrow_tile(a, b, init, out, m, v, taps, apart)
+            v += COLUMNS // 2 * lanes
 
 
 class _Matrix:
@@ -62,54 +71,67 @@ class _Matrix:
         self.strides = numba.core.cgutils.unpack_tuple(builder, array.strides, 2)
 
     def row(self, m: Any) -> Any:
-        """Address of a row, of the last one if there is none with this number."""
-        m = _least(self.builder, m, self.builder.sub(self.shape[0], _INDEX(1)))
+        """Address of a row."""
         return self.builder.gep(self.data, [self.builder.mul(m, self.strides[0])])
 
 
-@numba.extending.intrinsic
-def _tile(typing_context, a, b, init, out, m, v):
-    """Compute out[m : m + ROWS, v : v + COLUMNS vectors], or as much of that as there is.
+def _tile_of(rows: int, columns: int) -> Any:
+    """A function that computes out[m : m + rows, v : v + columns vectors], or as much of that as there is.
 
     Rows and vectors past the end are the last one again: the same sums are stored twice, which no branch could beat.
     """
 
-    def generate(context, builder, signature, arguments):
-        first, second, start, target = (_Matrix(context, builder, *pair) for pair in zip(signature.args[:4], arguments))
-        vector = ir.VectorType(context.get_value_type(out.dtype), VECTOR_BYTES * 8 // out.dtype.bitwidth)
-        size, m, v = _INDEX(out.dtype.bitwidth // 8), *arguments[4:]
-        end = builder.sub(builder.mul(target.shape[1], size), _INDEX(VECTOR_BYTES))
-        ms = [builder.add(m, _INDEX(i)) for i in range(ROWS)]
-        vs = [builder.add(builder.mul(v, size), _INDEX(j * VECTOR_BYTES)) for j in range(COLUMNS)]
-        vs = [_least(builder, position, end) for position in vs]
-        rows = [first.row(i) for i in ms]
+    @numba.extending.intrinsic
+    def tile(typing_context, a, b, init, out, m, v, taps, apart):
+        def generate(context, builder, signature, arguments):
+            matrices = (_Matrix(context, builder, *pair) for pair in zip(signature.args[:4], arguments))
+            _sum(builder, context.get_value_type(out.dtype), *matrices, *arguments[4:], rows, columns)
+            return context.get_dummy_value()
 
-        def at(row, j):
-            return builder.bitcast(builder.gep(row, [vs[j]]), vector.as_pointer())
+        return types.void(a, b, init, out, types.intp, types.intp, types.intp, types.intp), generate
+
+    return tile
+
+
+def _sum(builder, element, a, b, init, out, m, v, taps, apart, rows, columns):
+    vector = ir.VectorType(element, VECTOR_BYTES // (8 if isinstance(element, ir.DoubleType) else 4))
+    size = _INDEX(VECTOR_BYTES // vector.count)
+
+    def up_to(end, values):
+        return [builder.select(builder.icmp_signed("<", value, end), value, end) for value in values]
+
+    end = builder.sub(builder.mul(out.shape[1], size), _INDEX(VECTOR_BYTES))
+    vs = up_to(end, [builder.add(builder.mul(v, size), _INDEX(j * VECTOR_BYTES)) for j in range(columns)])
+    ms = up_to(builder.sub(out.shape[0], _INDEX(1)), [builder.add(m, _INDEX(i)) for i in range(rows)])
+    starts = up_to(builder.sub(init.shape[0], _INDEX(1)), ms)
+
+    def at(row, j):
+        return builder.bitcast(builder.gep(row, [vs[j]]), vector.as_pointer())
+
+    def tap(t, sums):
+        above, lines = builder.mul(t, apart), b.row(builder.mul(t, a.shape[1]))
+        read = [a.row(builder.add(above, i)) for i in ms]
 
         def step(k, sums):
-            line = builder.gep(second.data, [builder.mul(k, second.strides[0])])
-            factors = [builder.load(at(line, j), align=size.constant) for j in range(COLUMNS)]
-            offset = builder.mul(k, first.strides[1])
-            for i, row in enumerate(rows):
-                number = builder.load(builder.bitcast(builder.gep(row, [offset]), vector.element.as_pointer()))
+            line, offset = builder.gep(lines, [builder.mul(k, b.strides[0])]), builder.mul(k, a.strides[1])
+            factors = [builder.load(at(line, j), align=size.constant) for j in range(columns)]
+            for i, row in enumerate(read):
+                number = builder.load(builder.bitcast(builder.gep(row, [offset]), element.as_pointer()))
                 splat = _splat(builder, number, vector)
                 for j, factor in enumerate(factors):
                     multiplied = builder.fmul(splat, factor, flags=["contract"])
-                    yield builder.fadd(multiplied, sums[i * COLUMNS + j], flags=["contract"])
+                    yield builder.fadd(multiplied, sums[i * columns + j], flags=["contract"])
 
-        sums = [builder.load(at(start.row(i), j), align=size.constant) for i in ms for j in range(COLUMNS)]
-        totals = iter(_loop(builder, first.shape[1], sums, step))
-        for row in map(target.row, ms):
-            for j in range(COLUMNS):
-                builder.store(next(totals), at(row, j), align=size.constant)
-        return context.get_dummy_value()
+        return _loop(builder, a.shape[1], sums, step)
 
-    return types.void(a, b, init, out, types.intp, types.intp), generate
+    sums = [builder.load(at(init.row(i), j), align=size.constant) for i in starts for j in range(columns)]
+    totals = iter(_loop(builder, taps, sums, tap))
+    for row in map(out.row, ms):
+        for j in range(columns):
+            builder.store(next(totals), at(row, j), align=size.constant)
 
 
-def _least(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
-    return builder.select(builder.icmp_signed("<", a, b), a, b)
+_tile, _narrow_tile = _tile_of(ROWS, COLUMNS), _tile_of(NARROW_ROWS, COLUMNS // 2)
 
 
 def _splat(builder: ir.IRBuilder, number: Any, vector: ir.VectorType) -> Any:
@@ -130,7 +152,7 @@ def _loop(builder: ir.IRBuilder, count: Any, values: list, step: Callable[[Any, 
     following = [builder.add(k, _INDEX(1)), *step(k, state)]
     for phi, first, later in zip((k, *state), (_INDEX(0), *values), following):
         phi.add_incoming(first, before)
-        phi.add_incoming(later, inside)
+        phi.add_incoming(later, builder.block)  # where an inner loop ends
     builder.branch(check)
     builder.position_at_end(after)
     return state

@@ -102,3 +102,31 @@ def test_product_of_any_shape(seed, rows, terms, width, dtype, one):
     product(a[:, : terms // 2], b[: terms // 2], init, half)
     product(a[:, terms // 2 :], b[terms // 2 :], half, half)
     assert (half == out).all()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 20),
+    terms=st.integers(0, 9),
+    width=st.integers(1, 150),
+    taps=st.integers(0, 4),
+    apart=st.integers(0, 3),
+    dtype=dtypes,
+)
+@settings(max_examples=40, deadline=None)
+def test_product_of_several_taps_is_a_convolution(seed, rows, terms, width, taps, apart, dtype):
+    rng = np.random.default_rng(seed)
+    columns = padded(width, dtype)
+    a = rng.standard_normal((rows + max(taps - 1, 0) * apart, terms)).astype(dtype)
+    b, out = aligned((taps * terms, columns), dtype), aligned((rows, columns), dtype)
+    b[...] = rng.standard_normal(b.shape)
+    init = rng.standard_normal((1, columns)).astype(dtype)
+    product(a, b, init, out, taps, apart)
+    moved = [a[tap * apart : tap * apart + rows] for tap in range(taps)]
+    expected = init + np.zeros_like(out)
+    for tap, part in enumerate(moved):
+        expected += part @ b[tap * terms : (tap + 1) * terms]
+    assert_close([out], [expected], dtype)
+    side_by_side = np.empty_like(out)
+    product(np.concatenate([np.empty((rows, 0), dtype), *moved], axis=1), b, init, side_by_side)
+    assert (side_by_side == out).all()

@@ -26,7 +26,6 @@ def step(x, hidden, cell, weight_ih, weight_hh, bias):
 
 @functools.lru_cache(maxsize=64)
 def _sweep(height, width, reverse):
-    rows, columns = np.indices((height, width))
-    if reverse:
-        return lstm_waves.sweep(rows + columns[:, ::-1], [(1, 0), (0, -1)], 1, [(0, 0)])
-    return lstm_waves.sweep(rows + columns, [(1, 0), (0, 1)], 1, [(0, 0)])
+    row, column = np.indices((height, width))
+    wave = row + (column[:, ::-1] if reverse else column)
+    return lstm_waves.sweep(wave, row, first=-1, taps=2, carry=1, input_taps=1)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from ..lstm_waves import activate, differentiate
-from ..runtime import jit, pjit
+from ..runtime import pjit
 
 CHUNKS = 64  # of the rows; their number does not depend on that of the threads
 SERIAL_BELOW = 32_768  # hidden units; a parallel call costs more than it saves on fewer
@@ -14,7 +14,7 @@ def forward(gates, cell):
     """See reference.py."""
     activations, cell = np.array(gates, order="C"), np.ascontiguousarray(cell)
     hidden, after = np.empty_like(cell), np.empty_like(cell)
-    run = _forward if cell.size < SERIAL_BELOW else _parallel_forward
+    run = activate if cell.size < SERIAL_BELOW else _parallel_forward
     run(activations, cell, after, hidden)
     return hidden, after, activations
 
@@ -23,28 +23,16 @@ def backward(g_hidden, g_after, activations, cell, after):
     """See reference.py."""
     arrays = [np.ascontiguousarray(array) for array in (activations, cell, after, g_hidden, g_after)]
     g_gates, g_cell = np.empty_like(arrays[0]), np.empty_like(arrays[1])
-    run = _backward if cell.size < SERIAL_BELOW else _parallel_backward
+    run = differentiate if cell.size < SERIAL_BELOW else _parallel_backward
     run(*arrays, g_gates, g_cell)
     return g_gates, g_cell
-
-
-@jit
-def _forward(gates, cell, after, hidden):
-    for row in range(len(cell)):
-        activate(gates, row, cell, after, row, hidden, 0)
 
 
 @pjit
 def _parallel_forward(gates, cell, after, hidden):
     for k in prange(CHUNKS):
         some = slice(k * len(cell) // CHUNKS, (k + 1) * len(cell) // CHUNKS)
-        _forward(gates[some], cell[some], after[some], hidden[some])
-
-
-@jit
-def _backward(activations, cell, after, g_hidden, g_after, g_gates, g_cell):
-    for row in range(len(cell)):
-        differentiate(activations, row, cell, after, row, g_hidden, g_after, g_gates, row, g_cell)
+        activate(gates[some], cell[some], after[some], hidden[some])
 
 
 @pjit
@@ -52,4 +40,4 @@ def _parallel_backward(activations, cell, after, g_hidden, g_after, g_gates, g_c
     for k in prange(CHUNKS):
         some = slice(k * len(cell) // CHUNKS, (k + 1) * len(cell) // CHUNKS)
         arrays = activations[some], cell[some], after[some], g_hidden[some], g_after[some]
-        _backward(*arrays, g_gates[some], g_cell[some])
+        differentiate(*arrays, g_gates[some], g_cell[some])

@@ -24,7 +24,5 @@ def step(x, hidden, cell, weight_ih, weight_hh, bias):
 
 @functools.lru_cache(maxsize=64)
 def _sweep(height, width, taps, input_taps):
-    steps = [(1, taps // 2 - tap) for tap in range(taps)]
-    return lstm_waves.sweep(
-        np.indices((height, width))[0], steps, taps // 2, [(0, input_taps - 1 - tap) for tap in range(input_taps)]
-    )
+    row, column = np.indices((height, width))
+    return lstm_waves.sweep(row, column, first=-(taps // 2), taps=taps, carry=taps // 2, input_taps=input_taps)
