@@ -1,7 +1,7 @@
 """Masked dense layers on the CPU, in Numba. The equations are in reference.py.
 
-With the units of both sides sorted by degree the mask is a staircase: output j sees the first `reach[j]` inputs, and reach never
-falls. What makes it fast:
+With the units of both sides sorted by degree the mask is a staircase: output j sees the first `reach[j]` inputs, and reach
+never falls. What makes it fast:
 
 * Outputs go by in tiles of a few rows, and the product of a tile ends where the reach of its last row ends. So about half of a
   square layer is never multiplied.
@@ -9,8 +9,8 @@ falls. What makes it fast:
   the weights themselves are neither sorted nor masked. Activations are turned, so that a row of the product holds a batch.
 * Early tiles have little to do and late ones much: a thread takes them in pairs, one from either end.
 
-Every sum starts at the bias and runs over the inputs by degree, in the forward pass and in the sampler: so an activation that the
-sampler computes from the inputs known so far has the same bits as one from a whole pass, and no draw depends on which it was.
+Every sum starts at the bias and runs over the inputs by degree, in the forward pass and in the sampler: so an activation that
+the sampler computes from the inputs known so far has the same bits as one from a whole pass, and no draw depends on which.
 """
 
 import numpy as np

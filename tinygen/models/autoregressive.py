@@ -1,8 +1,8 @@
 """What the autoregressive models of binary pixels have in common.
 
-They factor p(x) = prod_i p(x_{o_i} | x_{o_<i}) in an order o of the pixels. Training lowers the mean negative log-likelihood, in
-nats, which is exact: no bound, no sampling. Samples are exact too, each pixel drawn given those before it; and pixels that come
-first in the order can be given instead of drawn.
+They factor p(x) = prod_i p(x_{o_i} | x_{o_<i}) in an order o of the pixels. Training lowers the mean negative
+log-likelihood, in nats, which is exact: no bound, no sampling. Samples are exact too, each pixel drawn given those before it;
+and pixels that come first in the order can be given instead of drawn.
 """
 
 from __future__ import annotations
