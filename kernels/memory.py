@@ -6,6 +6,7 @@ threads waiting in line. An array of `aligned` gives its memory to the next one 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 from collections.abc import Callable
@@ -17,8 +18,23 @@ LINE = 64  # bytes in a cache line; a wide load that crosses two takes twice as 
 KEPT = 256 << 20  # bytes that are kept at most
 WORTH_KEEPING = 64 << 10  # smaller arrays cost no page faults: malloc has their memory at hand
 
+# mallopt's parameters in glibc's malloc.h, and values above what an array of training takes (32 MB is the most for the second).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+NEVER_TRIMMED, NEVER_MAPPED = 1 << 30, 32 << 20
+
 _free: list[np.ndarray] = []
 _taking = threading.Lock()
+
+
+def keep_freed() -> bool:
+    """Have the C library keep what NumPy's freed arrays held, for the next ones; False where it is not glibc.
+
+    A training step frees every activation, and the next one makes them all again. By default each of more than some hundred
+    kilobytes goes back to the system and comes again in cleared pages: a quarter of the processor time of a PixelCNN's step.
+    The process then stays as large as it has once been.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(M_TRIM_THRESHOLD, NEVER_TRIMMED), mallopt(M_MMAP_THRESHOLD, NEVER_MAPPED)])
 
 
 def padded(size: int, dtype: np.dtype) -> int:

@@ -2,6 +2,9 @@
 
 import gc
 import itertools
+import resource
+import subprocess
+import sys
 import tracemalloc
 import weakref
 
@@ -251,3 +254,36 @@ def test_rules_that_return_what_they_must_not_give_away():
     (overlapping(older, b) + older).sum().backward()
     np.testing.assert_array_equal(a.grad, [3.0, 3, 3])
     np.testing.assert_array_equal(b.grad, [2.0, 2])
+
+
+FAULTS = """
+import resource
+import sys
+import numpy as np
+from tinygen.kernels.memory import keep_freed
+
+if "keep" in sys.argv and not keep_freed():
+    sys.exit("no glibc")
+x = np.ones(1 << 20, np.float32)
+def step():
+    layers = [x]
+    for _ in range(8):
+        layers.append(layers[-1] + 1)
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_asking_the_system():
+    def faults(*arguments: str) -> int:
+        run = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True)
+        if "no glibc" in run.stderr:
+            pytest.skip("mallopt is glibc's")
+        return int(run.stdout)
+
+    pages = 8 * (4 << 20) // resource.getpagesize()  # of one step
+    assert faults("keep") < pages // 8
+    assert faults() > pages

@@ -24,6 +24,7 @@ from tinygen import optim
 from tinygen.anomaly import AnomalyError, detect_anomaly
 from tinygen.backend import to_device
 from tinygen.data import Dataset
+from tinygen.kernels.memory import keep_freed
 from tinygen.models import model_class
 from tinygen.models.base import NotFiniteError
 from tinygen.nn.serialize import save_arrays
@@ -79,6 +80,7 @@ class Training:
 
     def go(self) -> None:
         """Train to the end of the recipe. Raises Interrupted after a signal, Diverged after a NaN, OutOfMemory; all saved."""
+        keep_freed()
         # NumPy's warnings of an overflow would only repeat what `diverged` says better.
         with Interruptions() as interruptions, np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             try:
