@@ -80,6 +80,7 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
         f"nade-sample {count}",
         sides=(
             Side("tinygen", "ours", lambda: sample(kernel)),
+            Side("tinygen: a whole pass per pixel", "reference", lambda: {"x": _whole_passes(uniforms, arrays)}),
             Side("PyTorch: loop", "theirs", _torch_sample(nade_torch.sample_loop, uniforms, arrays)),
             *(Side("PyTorch: compiled blocks", "theirs", run) for run in compiled),
             Side("reference (NumPy)", "reference", lambda: sample(reference)),
@@ -94,6 +95,14 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
         settings=_settings(count, pixels, hidden) | {"ones_per_image": float(drawn.sum() / count)},
         notes=notes,
     )
+
+
+def _whole_passes(uniforms: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Sampling without anything kept from pixel to pixel: all conditionals anew for each, by our own forward pass."""
+    x = np.zeros_like(uniforms)
+    for d in range(x.shape[1]):
+        x[:, d] = uniforms[:, d] < 1 / (1 + np.exp(-kernel.conditionals(x, *arrays.values())[:, d]))
+    return x
 
 
 def digits(count: int, pixels: int) -> np.ndarray:
