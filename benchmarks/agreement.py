@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from benchmarks.device import on_host
 from benchmarks.registry import Case, Results
 
 
 def error(got: np.ndarray, exact: np.ndarray) -> float:
     """Largest absolute difference over the largest magnitude of `exact`; inf for a NaN or another shape."""
-    got, exact = np.asarray(got, dtype=np.float64), np.asarray(exact, dtype=np.float64)
+    got, exact = on_host(got).astype(np.float64), np.asarray(exact, dtype=np.float64)
     if got.shape != exact.shape:
         return np.inf
     difference = np.abs(got - exact).max(initial=0.0)

@@ -4,13 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agreement, entries, machine, measure, report
-from benchmarks.registry import BENCHMARKS, Benchmark
+from benchmarks import agreement, device, entries, machine, measure, report
+from benchmarks.registry import BENCHMARKS, Benchmark, Case
 
 RESULTS = Path(__file__).parent / "results"
 BUSY = "with a core taken, threads that wait for each other by spinning lose by far the most, and no figure is worth quoting"
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--repeats", type=int, default=15, help="samples of each side (default: 15)")
     arguments.add_argument("--threads", type=int, default=None, help="threads of every side (default: all cores)")
     arguments.add_argument("--out", type=Path, default=None, help="folder of the results (default: benchmarks/results)")
+    arguments.add_argument("--device", default="cpu", metavar="cpu|cuda", help="where all sides compute (default: cpu)")
     arguments.add_argument("--quick", action="store_true", help="tiny sizes, one sample; writes only if --out is given")
     return arguments
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
     torch.set_num_threads(threads)
     description = machine.describe(threads) | {"load_before": machine.load()}
-    ceilings = machine.ceilings(seconds=0.01, size=64, copied=(2**16,)) if options.quick else machine.ceilings()
+    ceilings = machine.ceilings(0.01, size=64, copied=(2**16,), values=2**12) if options.quick else machine.ceilings()
     if (description["load_before"] or 0) > 0.5:
         print(f"other processes are running (load {description['load_before']:.1f}): {BUSY}", file=sys.stderr)
     report.print_machine(description, ceilings, console)
@@ -73,6 +74,10 @@ def _problem(options: argparse.Namespace) -> str | None:
         import torch  # noqa: F401
     except ImportError as error:
         return f"the benchmarks compare with PyTorch, which does not import ({error}): pip install tinygen[bench]"
+    try:
+        device.use(options.device)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
     return None
 
 
@@ -88,7 +93,7 @@ def _run(
     records, agreed = [], True
     repeats, pause = (1, 0.0) if options.quick else (options.repeats, measure.PAUSE)
     started = datetime.now(UTC)
-    for case in benchmark.cases(options.quick):
+    for case in map(_measured, benchmark.cases(options.quick)):
         with console.status(f"{case.name}: do all sides agree?"):
             errors, complaints = agreement.disagreements(case)
         if complaints:
@@ -101,7 +106,7 @@ def _run(
         report.print_case(records[-1], console)
     if folder and agreed:
         record = {
-            "benchmark": benchmark.name,
+            "benchmark": benchmark.name if device.name == "cpu" else f"{benchmark.name}-cuda",
             "summary": benchmark.summary,
             "date": started.isoformat(timespec="seconds"),
             "quick": options.quick,
@@ -114,6 +119,12 @@ def _run(
         for path in report.write(record, folder):
             console.print(f"wrote {path}", highlight=False)
     return agreed
+
+
+def _measured(case: Case) -> Case:
+    """The case without the NumPy reference where the others compute on a GPU."""
+    sides = tuple(side for side in case.sides if device.name == "cpu" or side.role != "reference")
+    return replace(case, sides=sides)
 
 
 __all__ = ["entries", "main", "parser"]

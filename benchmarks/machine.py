@@ -1,7 +1,7 @@
 """The machine, described without its name, and its ceilings: the rates that set a benchmark's floor.
 
 A ceiling is the best rate that any implementation at hand reached, on all threads that the benchmark may use: NumPy,
-PyTorch, and our own vectorized functions.
+PyTorch, and our own vectorized functions; on a GPU, CuPy and PyTorch.
 """
 
 import os
@@ -13,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import device
+
 TRANSCENDENTALS = ("exp", "sigmoid", "tanh", "softplus")
 COPIED = tuple(2**n for n in (16, 19, 22, 25, 28))  # bytes of traffic, from the first cache to main memory
+LARGEST = {"cpu": 2048, "cuda": 8192}  # square products: enough to fill the processor, or the GPU
+VALUES = {"cpu": 2**17, "cuda": 2**26}  # of transcendentals: what stays in the second-level cache, or fills the GPU
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def describe(threads: int) -> dict[str, object]:
         "caches": _caches(),
         "memory_bytes": _memory(),
         "system": platform.system(),
+        "gpu": device.describe(),
     }
 
 
@@ -83,8 +88,12 @@ def _memory() -> int | None:
         return None
 
 
-def ceilings(seconds: float = 0.3, size: int = 2048, copied: Sequence[int] = COPIED) -> Ceilings:
-    """Measure, for about `seconds` each: square products up to `size`, copies of `copied` bytes, transcendentals."""
+def ceilings(
+    seconds: float = 0.3, size: int | None = None, copied: Sequence[int] = COPIED, values: int | None = None
+) -> Ceilings:
+    """Measure, for about `seconds` each: square products up to `size`, copies of `copied` bytes, functions of `values`."""
+    kind = device.name.partition(":")[0]
+    size, count = size or LARGEST[kind], values or VALUES[kind]
 
     def best(work: float, attempts: Iterable[Callable[[], object]]) -> float:
         return max(work / _fastest(attempt, seconds) for attempt in attempts)
@@ -92,8 +101,8 @@ def ceilings(seconds: float = 0.3, size: int = 2048, copied: Sequence[int] = COP
     flops, transcendentals = {}, {}
     for dtype in ("float32", "float64"):
         flops[dtype] = max(best(2 * n**3, _products(n, dtype)) for n in (size // 4, size // 2, size))
-        values = np.linspace(-8, 8, 2**17, dtype=dtype)  # stays in the second-level cache
-        transcendentals[dtype] = {f: best(values.size, _evaluations(f, values)) for f in TRANSCENDENTALS}
+        spread = device.ours(np.linspace(-8, 8, count, dtype=dtype))
+        transcendentals[dtype] = {f: best(count, _evaluations(f, spread)) for f in TRANSCENDENTALS}
     return Ceilings(flops, {traffic: best(traffic, _copies(traffic)) for traffic in copied}, transcendentals)
 
 
@@ -103,34 +112,30 @@ def _fastest(run: Callable[[], object], seconds: float) -> float:
     run()
     fastest, end = np.inf, time.perf_counter() + seconds
     while True:
-        start = time.perf_counter()
-        run()
-        now = time.perf_counter()
-        fastest = min(fastest, now - start)
-        if now > end:
+        fastest = min(fastest, device.seconds(run, 1))
+        if time.perf_counter() > end:
             return fastest
 
 
 def _products(n: int, dtype: str) -> Iterable[Callable[[], object]]:
-    """NumPy's BLAS, PyTorch's BLAS, and for float32 the oneDNN that PyTorch uses in its layers."""
+    """NumPy's (or CuPy's) BLAS, PyTorch's, and for float32 on the CPU the oneDNN that PyTorch uses in its layers."""
     import torch
 
-    a = np.full((n, n), 0.5, dtype)
-    out = np.empty_like(a)
-    yield lambda: np.matmul(a, a, out=out)
-    yield lambda: torch.mm(torch.from_numpy(a), torch.from_numpy(a), out=torch.from_numpy(out))
-    if dtype == "float32" and torch.backends.mkldnn.is_available():
-        tensor = torch.from_numpy(a).to_mkldnn()
+    a, out = (device.ours(np.full((n, n), 0.5, dtype)) for _ in range(2))
+    tensor, tensor_out = torch.from_dlpack(a), torch.from_dlpack(out)
+    yield lambda: device.library().matmul(a, a, out=out)
+    yield lambda: torch.mm(tensor, tensor, out=tensor_out)
+    if dtype == "float32" and device.name == "cpu" and torch.backends.mkldnn.is_available():
+        tensor = tensor.to_mkldnn()
         yield lambda: torch.nn.functional.linear(tensor, tensor)
 
 
 def _copies(traffic: int) -> Iterable[Callable[[], object]]:
     import torch
 
-    source = np.ones(traffic // 2, np.uint8)
-    target = np.zeros_like(source)
-    tensor, tensor_target = torch.from_numpy(source), torch.from_numpy(target)
-    yield lambda: np.copyto(target, source)
+    source, target = (device.ours(np.full(traffic // 2, value, np.uint8)) for value in range(2))
+    tensor, tensor_target = torch.from_dlpack(source), torch.from_dlpack(target)
+    yield lambda: device.library().copyto(target, source)
     yield lambda: tensor_target.copy_(tensor)
 
 
@@ -139,12 +144,13 @@ def _evaluations(name: str, values: np.ndarray) -> Iterable[Callable[[], object]
 
     from benchmarks import vectorized
 
-    out = np.empty_like(values)
-    tensor, tensor_out = torch.from_numpy(values), torch.from_numpy(out)
+    out = values.copy()
+    tensor, tensor_out = torch.from_dlpack(values), torch.from_dlpack(out)
     if hasattr(np, name):
-        yield lambda: getattr(np, name)(values, out=out)
+        yield lambda: getattr(device.library(), name)(values, out=out)
     if name == "softplus":
         yield lambda: torch.nn.functional.softplus(tensor)
     else:
         yield lambda: getattr(torch, name)(tensor, out=tensor_out)
-    yield lambda: getattr(vectorized, name)(values, out)
+    if device.name == "cpu":
+        yield lambda: getattr(vectorized, name)(values, out)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.device import seconds
+
 PAUSE = 0.05  # seconds before each sample: idle threads stop spinning
 LONG_ENOUGH = 2e-3  # seconds; faster calls are repeated within one sample
 
@@ -46,21 +48,14 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int, pause: floa
     for _ in range(repeats):
         for name in order:
             time.sleep(pause)
-            _sample(runs[name], calls[name])
-            samples[name].append(_sample(runs[name], calls[name]))
+            seconds(runs[name], calls[name])
+            samples[name].append(seconds(runs[name], calls[name]))
         order.append(order.pop(0))
     return samples
 
 
-def _sample(run: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
 def _calls_per_sample(run: Callable[[], object]) -> int:
     run()  # compiles, fills caches
-    if _sample(run, 1) >= LONG_ENOUGH:
+    if seconds(run, 1) >= LONG_ENOUGH:
         return 1
-    return math.ceil(LONG_ENOUGH / _sample(run, 10))
+    return math.ceil(LONG_ENOUGH / seconds(run, 10))

@@ -13,7 +13,7 @@ from benchmarks.machine import Ceilings
 from benchmarks.measure import paired_ratio, spread
 from benchmarks.registry import Case, Work
 
-PACKAGES = ("tinygen", "numpy", "numba", "scipy", "torch")
+PACKAGES = ("tinygen", "numpy", "numba", "scipy", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def versions() -> dict[str, str | None]:
@@ -78,6 +78,8 @@ def print_machine(machine: dict[str, Any], ceilings: Ceilings, console: Any) -> 
     products = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in ceilings.flops.items())
     copies = ", ".join(f"{rate / 1e9:.0f} at {size / 2**20:.4g} MiB" for size, rate in ceilings.copy_bytes.items())
     values = ", ".join(f"{name} {rate / 1e9:.2f}" for name, rate in ceilings.transcendentals["float32"].items())
+    if machine["gpu"]:
+        console.print("{name}, {multiprocessors} multiprocessors, CUDA {cuda_runtime}, on".format(**machine["gpu"]))
     for line in (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads_used']} threads used; measured ceilings:",
         f"  products, GFLOP/s: {products}",

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_shim import needs_compiler
+from cuda_shim.strict import no_cupy, strict_cupy
 
-from benchmarks import agreement, machine, measure, registry, report
+from benchmarks import agreement, device, machine, measure, registry, report
 from benchmarks.cli import main
 from benchmarks.registry import BENCHMARKS, Case, Side, Work, benchmark
+from tinygen.backend import load_cupy
 
 torch = pytest.importorskip("torch", reason="the benchmarks need the extra `bench`")
 ROOT = Path(__file__).parent.parent
@@ -187,6 +190,35 @@ def test_all_sides_agree_at_tiny_sizes(name):
         assert case.work.floor(machine.ceilings(0.0, 16, (1024,))) > 0
         cases += 1
     assert cases > 0
+
+
+@needs_compiler
+@no_cupy
+@pytest.mark.parametrize("name", ["diagonal-lstm", "nade", "nade-sample", "tiny-network"])
+def test_the_command_on_a_gpu(name, tmp_path, monkeypatch):
+    """All the command does with `--device cuda`, on the stand-in; PyTorch, which has none, stays on the CPU."""
+    chosen = []
+    monkeypatch.setattr(device, "name", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "set_default_device", chosen.append)
+    with strict_cupy():
+        assert main([name, "--quick", "--device", "cuda", "--out", str(tmp_path)]) == 0
+    assert chosen == ["cuda"]
+    record = json.loads((tmp_path / f"{name}-cuda.json").read_text())
+    assert record["machine"]["gpu"]["name"] == "stand-in"
+    sides = [side for case in record["cases"] for side in case["sides"]]
+    assert "reference" not in {side["role"] for side in sides}
+    assert all(sample > 0 for side in sides for sample in side["samples"])
+
+
+def test_no_gpu_is_told_in_one_line(capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", None)
+        load_cupy.cache_clear()
+        assert main(["ops", "--quick", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("device 'cuda' needs CuPy")
+    assert main(["ops", "--quick", "--device", "gpu"]) == 2
+    assert capsys.readouterr().err == "device 'gpu' is unknown: expected 'cpu', 'cuda' or 'cuda:N'\n"
 
 
 def test_a_busy_machine_is_named(planted, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 from cuda_shim import needs_compiler
-from cuda_shim.strict import real, strict_cupy
+from cuda_shim.strict import no_cupy, strict_cupy
 
 import tinygen as tg
 from tinygen import checks, optim
@@ -25,7 +25,6 @@ ENGINE = {name: case for name, case in checks.cases().items() if case.kind != "k
 LAYERS = {name: case for name, case in ENGINE.items() if case.kind == "layer"}
 SMALL = {name: case for name, case in ENGINE.items() if case.kind == "model"}
 TOLERANCE = {np.float32: 1e-3, np.float64: 1e-9}
-no_cupy = pytest.mark.skipif(real is None, reason="needs CuPy, whose signatures are checked: pip install 'tinygen[cuda13]'")
 
 
 @pytest.fixture(

@@ -6,6 +6,7 @@ from types import ModuleType
 import numpy as np
 
 import tinygen
+from benchmarks.device import ours
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.kernels.diagonal_lstm import reference as diagonal_reference
 from tinygen.kernels.row_lstm import reference as row_reference
@@ -87,14 +88,14 @@ def _reference(module: ModuleType, arrays: list[np.ndarray], g: np.ndarray) -> R
 
 
 def _tinygen(op: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Callable[[], Results]:
-    tensors = [tinygen.Tensor(array, requires_grad=True) for array in arrays]
+    tensors, g = [tinygen.Tensor(ours(array), requires_grad=True) for array in arrays], ours(g)
 
     def run() -> Results:
         for tensor in tensors:
             tensor.grad = None
         y = op(*tensors)
         y.backward(g)
-        return _named(y.numpy(), (tensor.grad for tensor in tensors))
+        return _named(y.detach(), (tensor.grad for tensor in tensors))
 
     return run
 

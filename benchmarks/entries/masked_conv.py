@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 import tinygen
+from benchmarks.device import ours
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.kernels import masked_conv as kernel
 from tinygen.kernels.masked_conv import Layer, reference
@@ -131,18 +132,19 @@ def _reference(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray) -> Results
 
 def _tinygen(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray) -> Callable[[], Results]:
     wanted = layers[0].centre is not None
-    image = tinygen.Tensor(x, requires_grad=wanted)
-    parameters = [[tinygen.Tensor(array, requires_grad=True) for array in layer[:2]] for layer in layers]
+    image, g = tinygen.Tensor(ours(x), requires_grad=wanted), ours(g)
+    parameters = [[tinygen.Tensor(ours(array), requires_grad=True) for array in layer[:2]] for layer in layers]
+    centres = [None if layer.centre is None else ours(layer.centre) for layer in layers]
 
     def run() -> Results:
         for tensor in (*[image] * wanted, *(tensor for pair in parameters for tensor in pair)):
             tensor.grad = None
         y = image
-        for layer, (weight, bias) in zip(layers, parameters):
-            y = masked_conv2d(tinygen.relu(y) if layer.rectified else y, weight, bias, layer.centre)
+        for layer, (weight, bias), centre in zip(layers, parameters, centres):
+            y = masked_conv2d(tinygen.relu(y) if layer.rectified else y, weight, bias, centre)
         y = y + image if layers[0].rectified else y
         y.backward(g)
-        results = {"y": y.numpy()} | ({"gradient x": image.grad} if wanted else {})
+        results = {"y": y.detach()} | ({"gradient x": image.grad} if wanted else {})
         for index, (weight, bias) in enumerate(parameters):
             results |= {f"gradient weight {index}": weight.grad, f"gradient bias {index}": bias.grad}
         return results

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import tinygen
+from benchmarks.device import ours
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import data
 from tinygen.kernels import nade as kernel
@@ -70,11 +71,11 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
 
     pixels, hidden = arrays["V"].shape
     uniforms, drawn = _uniforms_and_draws(count, arrays)
-    nothing = np.zeros_like(uniforms)
+    here = [ours(array) for array in (np.zeros_like(uniforms), uniforms, *arrays.values())]
     compiled, notes = _compiled(lambda: _torch_sample(nade_torch.compiled_sampler(), uniforms, arrays), quick)
 
     def sample(module: ModuleType) -> Results:
-        return {"x": module.complete(nothing, 0, uniforms, *arrays.values())}
+        return {"x": module.complete(here[0], 0, *here[1:])}
 
     return Case(
         f"nade-sample {count}",
@@ -134,7 +135,8 @@ def _loss_and_gradients(module: ModuleType, x: np.ndarray, W: np.ndarray, V: np.
 
 
 def _tinygen_loss(x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
-    tensors = [tinygen.Tensor(array, requires_grad=True) for array in arrays.values()]
+    tensors = [tinygen.Tensor(ours(array), requires_grad=True) for array in arrays.values()]
+    x = ours(x)
 
     def run() -> Results:
         for tensor in tensors:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import tinygen
+from benchmarks import device
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.kernels.conv2d import reference as convolution
 
@@ -39,7 +40,7 @@ def _case(op: Op) -> Case:
     arrays = [rng.standard_normal(shape, np.float32) for shape in op.shapes]
     y_shape = np.shape(op.ours(*arrays))
     g = rng.standard_normal(y_shape, np.float32) if y_shape else np.array(0.5, np.float32)
-    ours = _through(op.ours, [tinygen.Tensor(a, requires_grad=True) for a in arrays], g)
+    ours = _through(op.ours, [tinygen.Tensor(device.ours(a), requires_grad=True) for a in arrays], device.ours(g))
     theirs = _through(op.theirs, [torch.tensor(a, requires_grad=True) for a in arrays], torch.tensor(g))
     elements = 2 * sum(array.size for array in arrays) + 2 * g.size  # inputs and gradients, output and cotangent
     return Case(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from benchmarks import device
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import no_grad
 from tinygen.backend import Array
@@ -49,11 +50,13 @@ def _case(name: str, kind: type[PixelRNN], inputs: int, sweeps: int, quick: bool
 
 
 def _sampler(model: PixelRNN, fill: Callable[..., Array], uniforms: Array) -> Callable[[], Results]:
-    uniforms = uniforms.astype(np.float32)
+    model.to(device.name)
+    uniforms = device.ours(uniforms.astype(np.float32))
+    nothing = device.ours(np.zeros(uniforms.shape, np.float32))
 
     def run() -> Results:
         with no_grad():
-            return {"x": fill(model, np.zeros_like(uniforms), np.zeros(uniforms.shape[1:], bool), uniforms)}
+            return {"x": fill(model, nothing, np.zeros(uniforms.shape[1:], bool), uniforms)}
 
     return run
 

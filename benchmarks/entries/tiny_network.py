@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import tinygen
+from benchmarks import device
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import nn, optim
 from tinygen.kernels.adam import reference as adam
@@ -73,8 +74,9 @@ def _tinygen(sizes: tuple[int, ...], state: dict, x: np.ndarray, target: np.ndar
     layers = [layer for a, b in pairwise(sizes) for layer in (nn.Dense(a, b, rng=rng), nn.Tanh())]
     network = nn.Sequential(*layers[:-1])
     network.load_state_dict(state)
+    network.to(device.name)
     optimizer = optim.Adam(network.parameters(), lr=LR)
-    x, target = tinygen.Tensor(x), tinygen.Tensor(target)
+    x, target = tinygen.Tensor(device.ours(x)), tinygen.Tensor(device.ours(target))
 
     def step():
         optimizer.zero_grad()

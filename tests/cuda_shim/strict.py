@@ -14,11 +14,13 @@ import functools
 import inspect
 import operator
 import re
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cuda_shim import CudaOnCpu, Function, RawModule, imported_as_cupy
 
@@ -27,6 +29,7 @@ try:
 except ImportError:
     real = None
 
+no_cupy = pytest.mark.skipif(real is None, reason="needs CuPy, whose signatures are checked: pip install 'tinygen[cuda13]'")
 REFUSED = "NumPy's array meets CuPy's: CuPy refuses this, convert it with to_device or asarray"
 CONVERTERS = ("array", "asarray")  # functions that take NumPy's arrays
 
@@ -68,6 +71,12 @@ class ndarray:  # noqa: N801 - CuPy's name
     def flags(self) -> Any:
         flags = self._array.flags
         return types.SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
 
     def get(self) -> np.ndarray:
         return self._array.copy()
@@ -227,6 +236,11 @@ class StrictCupy(CudaOnCpu):
         device.id, device.attributes, device.use = 0, {"MultiProcessorCount": multiprocessors}, lambda: None
         device.compute_capability = "90"
         self.cuda.Device = lambda number=0: device
+        self.cuda.Event = Event
+        self.cuda.get_elapsed_time = lambda first, last: 1e3 * (last.time - first.time)
+        self.cuda.runtime.driverGetVersion = self.cuda.runtime.runtimeGetVersion = lambda: 13000
+        properties = {"name": b"stand-in", "multiProcessorCount": multiprocessors, "totalGlobalMem": 1 << 30}
+        self.cuda.runtime.getDeviceProperties = lambda number: properties
         self.RawModule = functools.partial(StrictModule, seed=seed)
 
     def __getattr__(self, name: str) -> Any:
@@ -242,6 +256,16 @@ class StrictCupy(CudaOnCpu):
 
     def empty(self, shape: Any, dtype: Any = float) -> ndarray:
         return ndarray(super().empty(shape, dtype))
+
+
+class Event:
+    """A moment in the stream, which here is at hand as soon as it is recorded."""
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        assert self.time
 
 
 class StrictModule(RawModule):
