@@ -120,8 +120,22 @@ def test_equals_the_reference(problem, dtype):
         ((2, 48, 40, 33), (48, 1, 3, 3), ((1, 1), (2, 2), (2, 2), 48)),
         ((33, 128, 4, 4), (1, 128, 4, 4), ((1, 1), (0, 0), (1, 1), 1)),
         ((4, 6, 9, 9), (4, 3, 9, 9), ((2, 3), (0, 0), (1, 1), 2)),
+        ((3, 20, 28, 28), (8, 20, 1, 1), ((1, 1), (0, 0), (1, 1), 1)),
+        ((2, 6, 32, 17), (12, 3, 1, 1), ((1, 1), (0, 0), (1, 1), 2)),
+        ((2, 3, 28, 28), (4, 3, 3, 3), ((1, 1), (0, 0), (1, 1), 1)),
     ],
-    ids=["3x3", "strided", "many small images", "one channel", "depthwise", "dense", "dense groups"],
+    ids=[
+        "3x3",
+        "strided",
+        "many small images",
+        "one channel",
+        "depthwise",
+        "dense",
+        "dense groups",
+        "1x1",
+        "1x1 groups",
+        "valid",
+    ],
 )
 def test_equals_the_reference_at_the_models_sizes(operation, x, weight, settings_):
     x, weight, g = arrays_of((x, weight, settings_, np.random.default_rng(3)), np.float32)
@@ -190,14 +204,14 @@ def test_any_number_of_parts_covers_everything(parts):
     problem = ((5, 6, 9, 9), (22, 3, 3, 2), ((2, 1), (1, 1), (1, 1), 2), np.random.default_rng(4))
     x, weight, g = arrays_of(problem)
 
-    def convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
+    def convolve(threads, x, weight, plan, groups, row_step, bias, direct, panels, images, tiles, out):
         out[...] = np.nan
         for part in range(parts):
             cpu._pack_panels(part, parts, weight, plan, groups, row_step, out.shape[1] // groups, panels)
         for part in reversed(range(parts)):
-            cpu._convolve_part(part, parts, x, plan, groups, bias, panels, images[0], tiles[0], out)
+            cpu._convolve_part(part, parts, x, plan, groups, bias, direct, panels, images[0], tiles[0], out)
 
-    def correlate(threads, x, g, plan, groups, images, gradients, gradient):
+    def correlate(threads, x, g, plan, groups, direct, images, gradients, gradient):
         gradient[...] = np.nan
         for part in range(parts):
             cpu._lay_out_blocks(part, parts, x, g, plan, images, gradients)
@@ -210,6 +224,16 @@ def test_any_number_of_parts_covers_everything(parts):
             patch.setattr(cpu, name, function)
         for operation, wanted in zip(OPERATIONS, expected):
             np.testing.assert_array_equal(run(cpu, operation, x, weight, g, problem[2]), wanted)
+
+
+def test_arrays_may_be_read_only():
+    problem = ((2, 5, 16, 20), (8, 5, 1, 1), ((1, 1), (0, 0), (1, 1), 1), np.random.default_rng(5))
+    arrays = arrays_of(problem)
+    expected = [run(conv2d, operation, *arrays, problem[2]) for operation in OPERATIONS]
+    for array in arrays:
+        array.flags.writeable = False
+    for operation, wanted in zip(OPERATIONS, expected):
+        np.testing.assert_array_equal(run(conv2d, operation, *arrays, problem[2]), wanted)
 
 
 def test_results_share_no_memory_and_repeat():

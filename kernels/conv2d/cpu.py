@@ -4,6 +4,7 @@ There is one loop nest for the forward pass and the input gradient (`_convolve`)
 of `layout`. A block of images is copied once into the padded, shifted-copy form that `layout` describes and stays in cache
 while tiles of output channels by pixels are computed in registers (`microkernel`). The weight gradient multiplies the same
 copies by the output gradient. No im2col matrix, no BLAS, and the sums run in the same order whatever the number of threads.
+A 1 x 1 kernel needs no zeros around an image: where channels fill whole vectors, images are read where they are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import prod
 import numpy as np
 from numba import get_num_threads, prange
 
-from ..runtime import jit, pjit
+from ..runtime import jit, pjit, plain
 from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Window, backward_axis, forward_axis, layout
 from .microkernel import (
@@ -95,17 +96,21 @@ def weight_gradient(
     outs, channels = g.shape[1], x.shape[1] // groups
     gradient = np.zeros((outs, channels * tap_count(kernel_size, taps)), x.dtype)
     if len(x) and gradient.size:
-        x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
+        x, g = plain(x), plain(g)
         window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
         plan = layout(forward_axis, window, len(x), LONG_BLOCK_PIXELS, 1, groups, channels, 1, VECTOR_BYTES)
         lanes = VECTOR_BYTES // x.itemsize
         rows, width = outs + DOTS - 1, -(-g.shape[2] * plan.line // lanes) * lanes  # the last tile may read past the last row
         blocks = -(-len(x) // plan.images)
-        images, gradients = _buffers(x.dtype, (blocks, plan.size), (blocks, rows, width))
-        if g.size * gradient.shape[1] < SERIAL_BELOW:
-            _correlate_alone(x, g, plan, groups, images, gradients, gradient)
+        direct = _reads_in_place(plan, x, kernel_size) and outs // groups % DOTS == 0
+        if direct:
+            images, gradients = x.reshape(len(x), -1), g.reshape(len(g), outs, width)
         else:
-            _correlate(get_num_threads(), x, g, plan, groups, images, gradients, gradient)
+            images, gradients = _buffers(x.dtype, (blocks, plan.size), (blocks, rows, width))
+        if g.size * gradient.shape[1] < SERIAL_BELOW:
+            _correlate_alone(x, g, plan, groups, direct, images, gradients, gradient)
+        else:
+            _correlate(get_num_threads(), x, g, plan, groups, direct, images, gradients, gradient)
     return spread(gradient, channels, kernel_size, taps, np)
 
 
@@ -113,7 +118,7 @@ def _run(x, weight, axis, window, shape, groups, row_step, term_step, bias):
     """The convolution along axes made by `axis`; a step leads from one output (or input) channel's weights to the next's."""
     out = np.empty(shape, x.dtype)
     if out.size:
-        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
+        x, weight = plain(x), plain(weight)
         bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
         lanes = VECTOR_BYTES // x.itemsize
         plan = layout(
@@ -123,12 +128,20 @@ def _run(x, weight, axis, window, shape, groups, row_step, term_step, bias):
         threads = 1 if alone else get_num_threads()
         tile = (threads, plan.step_w, ROWS * (plan.plane + lanes))
         panels, images, tiles = _buffers(x.dtype, (weight.size,), (threads, plan.size), tile)
-        arguments = (x, weight.reshape(-1), plan, groups, row_step, bias, panels, images, tiles, out)
+        direct = _reads_in_place(plan, x, window.kernel_size)
+        arguments = (x, weight.reshape(-1), plan, groups, row_step, bias, direct, panels, images, tiles, out)
         if alone:
             _convolve_alone(*arguments)
         else:
             _convolve(threads, *arguments)
     return out
+
+
+def _reads_in_place(plan, x, kernel_size):
+    """Whether the images (N, C, H, W) have the form of `layout` themselves, and nothing past a channel is read."""
+    pixels = x.shape[2] * x.shape[3]
+    same = plan.images * plan.phases_h * plan.phases_w == 1 and (plan.start, plan.plane) == (0, pixels)
+    return same and kernel_size == (1, 1) and pixels * x.itemsize % VECTOR_BYTES == 0
 
 
 def _buffers(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -150,19 +163,19 @@ def _buffers(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 @pjit
-def _convolve(threads, x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
+def _convolve(threads, x, weight, plan, groups, row_step, bias, direct, panels, images, tiles, out):
     """out = the grids of `plan`, for every group and image; neighbouring output channels are `row_step` apart in weight."""
     for part in prange(threads):
         _pack_panels(np.int64(part), threads, weight, plan, groups, row_step, out.shape[1] // groups, panels)
     for part in prange(threads):
         part = np.int64(part)
-        _convolve_part(part, threads, x, plan, groups, bias, panels, images[part], tiles[part], out)
+        _convolve_part(part, threads, x, plan, groups, bias, direct, panels, images[part], tiles[part], out)
 
 
-def _convolve_alone(x, weight, plan, groups, row_step, bias, panels, images, tiles, out):
+def _convolve_alone(x, weight, plan, groups, row_step, bias, direct, panels, images, tiles, out):
     """The same in this thread, for what is done sooner than other threads are woken."""
     _pack_panels(0, 1, weight, plan, groups, row_step, out.shape[1] // groups, panels)
-    _convolve_part(0, 1, x, plan, groups, bias, panels, images[0], tiles[0], out)
+    _convolve_part(0, 1, x, plan, groups, bias, direct, panels, images[0], tiles[0], out)
 
 
 @jit
@@ -180,7 +193,7 @@ def _pack_panels(part, parts, weight, plan, groups, row_step, channels, panels):
 
 
 @jit
-def _convolve_part(part, parts, x, plan, groups, bias, panels, image, tiles, out):
+def _convolve_part(part, parts, x, plan, groups, bias, direct, panels, image, tiles, out):
     """One of `parts` equal shares of the blocks of images; few blocks are split by output channels too."""
     channels = out.shape[1] // groups
     count = _tiles(channels)
@@ -189,7 +202,9 @@ def _convolve_part(part, parts, x, plan, groups, bias, panels, image, tiles, out
     for q in range(part * blocks * shares // parts, (part + 1) * blocks * shares // parts):
         block, share = divmod(q, shares)
         some = out[block * plan.images : (block + 1) * plan.images]
-        if share == 0 or q == part * blocks * shares // parts:
+        if direct:
+            image = x[block].reshape(-1)
+        elif share == 0 or q == part * blocks * shares // parts:
             _lay_out(x[block * plan.images : (block + 1) * plan.images], plan, image)
         for t in range(share * groups * count // shares, (share + 1) * groups * count // shares):
             group, tile = divmod(t, count)
@@ -274,17 +289,19 @@ def _unpack(tiles, rows, plan, top, height, bias, row, out):
 
 
 @pjit
-def _correlate(threads, x, g, plan, groups, images, gradients, gradient):
+def _correlate(threads, x, g, plan, groups, direct, images, gradients, gradient):
     """gradient (O, terms) = the products of g with x at the terms' offsets, summed over images and pixels."""
-    for part in prange(threads):
-        _lay_out_blocks(np.int64(part), threads, x, g, plan, images, gradients)
+    if not direct:
+        for part in prange(threads):
+            _lay_out_blocks(np.int64(part), threads, x, g, plan, images, gradients)
     for part in prange(threads):
         _correlate_part(np.int64(part), threads, plan, groups, images, gradients, gradient)
 
 
-def _correlate_alone(x, g, plan, groups, images, gradients, gradient):
+def _correlate_alone(x, g, plan, groups, direct, images, gradients, gradient):
     """The same in this thread, for what is done sooner than other threads are woken."""
-    _lay_out_blocks(0, 1, x, g, plan, images, gradients)
+    if not direct:
+        _lay_out_blocks(0, 1, x, g, plan, images, gradients)
     _correlate_part(0, 1, plan, groups, images, gradients, gradient)
 
 
