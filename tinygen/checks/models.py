@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.backend import to_device
 from tinygen.checks.modules import Functional
 from tinygen.checks.registry import Case
 from tinygen.models import model_class
@@ -79,7 +80,7 @@ def _rnade(activation: str) -> Callable[[np.random.Generator], Model]:
     def build(rng: np.random.Generator) -> Model:
         from tinygen.models.rnade import RNADE
 
-        small = RNADE(6, 4, 3, rng, activation, rng.permutation(6), dtype=np.float64)
+        small = RNADE(6, 3, 2, rng, activation, rng.permutation(6), dtype=np.float64)
         for parameter in small.parameters():
             parameter.data[...] += 0.3 * rng.standard_normal(parameter.shape)
         return small
@@ -93,7 +94,7 @@ def model(name: str, build: Callable[[np.random.Generator], Model], order: int =
     def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
         small = build(rng)
         x = rng.standard_normal((5, 6)) if real else rng.integers(0, 2, (5, 6))
-        function = Functional(small, lambda: small.loss(x, np.random.default_rng(11)))
+        function = Functional(small, lambda: small.loss(to_device(x, small.device), np.random.default_rng(11)))
         return function, function.values({})
 
     return Case(f"models.{name}", "model", make, order, {"complex_step": False})
