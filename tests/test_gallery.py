@@ -75,6 +75,8 @@ def test_curves_share_a_panel_where_they_share_a_unit():
     assert gallery.curves(ROWS) == {"nats": {"train loss": ([1, 2], [9.0, 8.0]), "valid nll": ([2], [8.5])}}
     without_likelihood = [{"epoch": 1, "train_d_loss": 1.0, "train_g_loss": 2.0, "lr": 0.1}]
     assert list(gallery.curves(without_likelihood)) == ["d_loss", "g_loss"]
+    over_orders = [{"epoch": 1, "train_loss": 9.0, "valid_order_nll": 8.0, "lr": 0.1}]
+    assert gallery.curves(over_orders) == {"nats": {"train loss": ([1], [9.0]), "valid order_nll": ([1], [8.0])}}
 
 
 def test_the_same_figures_give_the_same_bytes(tmp_path):

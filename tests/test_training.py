@@ -366,6 +366,21 @@ def test_the_time_when_a_target_was_passed_is_told(digits):
     assert result["target_passed"] == {"epoch": first["epoch"], "seconds": first["seconds"]}
 
 
+def test_a_model_may_validate_by_a_cheaper_figure_than_it_is_judged_by(digits, monkeypatch):
+    monkeypatch.setattr(toy.Toy, "selected_by", "guess")
+    monkeypatch.setattr(toy.Toy, "validate", lambda self, x, rng: {"guess": float(self.bias.numpy()[0])}, raising=False)
+    run = new_run(epochs=3, target=1000.0)
+    Training(run, digits).go()
+    assert all("test_nll" not in row and "valid_guess" in row for row in run.rows())
+    result = conclude(run, restore(run), digits)
+    assert set(result["test"]) == {"nll", "bits_per_dim"}
+    assert result["picked_epoch"] == min(run.rows(), key=lambda row: row["valid_guess"])["epoch"]
+    assert result["target_passed"]["epoch"] == 3, "the final figure is the only one to compare with the target"
+    run = new_run(epochs=1, target=1.0)
+    Training(run, digits).go()
+    assert conclude(run, restore(run), digits)["target_passed"] is None
+
+
 def test_validation_may_be_rare_but_never_misses_the_end(digits):
     run = new_run(epochs=5, valid_every=2)
     Training(run, digits).go()
