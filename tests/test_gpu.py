@@ -5,11 +5,15 @@ CuPy's does, with the kernels compiled for this processor; and once on a device 
 """
 
 import json
+import re
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from cuda_shim import needs_compiler
-from cuda_shim.strict import no_cupy, strict_cupy
+from cuda_shim import Function as Kernel
+from cuda_shim import cuda_on_cpu, needs_compiler
+from cuda_shim.strict import no_cupy, real, strict_cupy
 
 import tinygen as tg
 from tinygen import checks, optim
@@ -18,6 +22,7 @@ from tinygen.backend import device_of, module_of, to_device
 from tinygen.cli import main
 from tinygen.data import Dataset, Split
 from tinygen.gradcheck import _gradient_function
+from tinygen.kernels import adam, diagonal_lstm
 from tinygen.models import model_class
 from tinygen.training import checkpoint
 
@@ -145,8 +150,8 @@ def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path):
     kind = model_class(SMALL[name].subject.removeprefix("models."))
 
     def life(device):
-        function, values = made(SMALL[name])
-        model, x, rng = function.module.to(device), values["x"].astype(np.float64), np.random.default_rng(3)
+        model, rng = made(SMALL[name])[0].module.to(device), np.random.default_rng(3)
+        x = rng.standard_normal((5, 6)) if "rnade" in name else rng.integers(0, 2, (5, 6)).astype(np.float64)
         optimizers = model.optimizers(kind.RECIPES["quick"])
         figures = [model.train_step(to_device(x, device), optimizers, rng)["loss"] for _ in range(2)]
         figures += model.evaluate(x, np.random.default_rng(4)).values()
@@ -213,3 +218,42 @@ def test_the_stand_in_refuses_what_cupy_refuses():
             with pytest.raises(AttributeError):
                 missing()
         np.testing.assert_array_equal(cupy.asnumpy(np.exp(theirs) * np.float64(2)), 2 * np.exp(mine))
+
+
+@no_cupy
+def test_cupy_has_every_function_that_the_sources_name():
+    """Also those on paths that no case takes; the arguments are checked where the cases call them."""
+    named = re.compile(r"\b(?:xp|module_of\([^()]*(?:\([^()]*\))?[^()]*\)|cupy\(\))\.([a-z]\w*(?:\.[a-z]\w*)?)\(")
+    root = Path(tg.__file__).parent
+    files = [*root.rglob("*.py"), *(path for folder in tg.kernels.__path__ for path in Path(folder).rglob("*cuda.py"))]
+    found = {name for path in files for name in named.findall(path.read_text())}
+    assert len(found) > 40
+    assert [name for name in sorted(found) if not _has(real, name)] == []
+
+
+def _has(module, name):
+    first, _, rest = name.partition(".")
+    return hasattr(module, first) and (not rest or hasattr(getattr(module, first), rest))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (28, 28)])
+def test_a_sweep_over_images_is_one_launch(height, width):
+    """However many dependent steps it has: what a wave hands to the next waits for a barrier of the block, not for a launch."""
+    rng = np.random.default_rng(0)
+    x, weight_ih, weight_hh, bias = (rng.standard_normal(s) for s in ((1, 2, height, width), (4, 2), (4, 1, 2), (4,)))
+    launches = []
+    with cuda_on_cpu(), mock.patch.object(Kernel, "__call__", lambda self, *sizes: launches.append((self.name, *sizes[:2]))):
+        y, residual = diagonal_lstm.forward(x, weight_ih, weight_hh, bias)
+        diagonal_lstm.backward(y, weight_ih, weight_hh, residual)
+    assert launches == [(f"diagonal_lstm_{way}", (1,), (32, 8)) for way in ("forward", "backward")]
+
+
+@needs_compiler
+def test_grids_grow_with_the_device():
+    state, grids = np.ones((4, 1 << 20), np.float32), {}
+    for multiprocessors in (2, 132):
+        record = lambda self, grid, *rest, n=multiprocessors: grids.setdefault(n, grid)
+        with cuda_on_cpu(multiprocessors), mock.patch.object(Kernel, "__call__", record):
+            adam.adam_step(*state, 1, 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
+    assert grids == {2: (16,), 132: (1056,)}
