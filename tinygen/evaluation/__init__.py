@@ -1,0 +1,23 @@
+"""How good a model is: likelihoods that have to be estimated, and measures of its samples.
+
+A likelihood (in nats) is the measure where there is one. What has none is judged by samples: their Parzen-window density,
+and what a classifier of digits, trained with this engine, sees in them.
+"""
+
+from tinygen.evaluation.features import Balance, class_balance, frechet_distance, frechet_of_moments, moments, precision_recall
+from tinygen.evaluation.likelihood import SIGMAS, Parzen, bits_per_dim, importance_log_prob, log_densities, parzen
+
+__all__ = [
+    "SIGMAS",
+    "Balance",
+    "Parzen",
+    "bits_per_dim",
+    "class_balance",
+    "frechet_distance",
+    "frechet_of_moments",
+    "importance_log_prob",
+    "log_densities",
+    "moments",
+    "parzen",
+    "precision_recall",
+]
