@@ -15,25 +15,25 @@ from tinygen.ops.shape import concatenate, expand_dims, reshape, stack, swapaxes
 from tinygen.tensor import Tensor, array_of
 
 
-def _lstm_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: Any, needs: tuple) -> tuple:
+def _lstm_gradient(g: Any, y: Any, gates: Any, hidden: Any, cell: Any, weight: Any, needs: tuple, residual: Array) -> tuple:
     size = hidden.shape[-1]
     h, c = y[..., :size], y[..., size:]
     before_h, before_c = (concatenate([expand_dims(s, 0), x[:-1]]) for s, x in ((hidden, h), (cell, c)))
-    gates = gates + matmul(before_h, swapaxes(weight, 0, 1))
-    walk = _walk_back if isinstance(g, Tensor) else _walk_back_fused
-    g_gates, g_hidden, g_cell = walk(g, gates, before_c, c, weight)
+    if isinstance(g, Tensor):
+        gates = gates + matmul(before_h, swapaxes(weight, 0, 1))
+        g_gates, g_hidden, g_cell = _walk_back(g, gates, before_c, c, weight)
+    else:
+        g_gates, g_hidden, g_cell = _walk_back_fused(g, residual, before_c, c, weight)
     flat = reshape(g_gates, (-1, 4 * size)), reshape(before_h, (-1, size))
     g_weight = matmul(swapaxes(flat[0], 0, 1), flat[1]) if needs[3] else None
     return g_gates, g_hidden, g_cell, g_weight
 
 
-def _walk_back_fused(g: Array, gates: Array, before_c: Array, c: Array, weight: Array) -> tuple[Array, Array, Array]:
+def _walk_back_fused(g: Array, activations: Array, before_c: Array, c: Array, weight: Array) -> tuple[Array, Array, Array]:
     """Gradients of the pre-activations and of the first state from those of all states."""
     size = c.shape[-1]
-    _, _, activations = lstm_gate.forward(gates.reshape(-1, 4 * size), before_c.reshape(-1, size))
-    activations = activations.reshape(gates.shape)
-    g_gates = module_of(gates).empty(gates.shape, gates.dtype)
-    g_hidden = g_cell = module_of(gates).zeros(c.shape[1:], c.dtype)
+    g_gates = module_of(c).empty(activations.shape, c.dtype)
+    g_hidden = g_cell = module_of(c).zeros(c.shape[1:], c.dtype)
     for t in reversed(range(len(c))):
         g_hidden, g_cell = g_hidden + g[t, :, :size], g_cell + g[t, :, size:]
         g_gates[t], g_cell = lstm_gate.backward(g_hidden, g_cell, activations[t], before_c[t], c[t])
@@ -75,7 +75,7 @@ def _activate(gates: Tensor) -> list[Tensor]:
 
 
 @differentiable(joint=_lstm_gradient)
-def lstm(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> Array:
+def lstm(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> tuple[Array, Array]:
     """All steps of one LSTM: (T, B, 2 h), the hidden and the cell state after each step side by side.
 
     gates (T, B, 4 h): what input and biases give to the gates at every step, in PyTorch's order i, f, g, o; hidden, cell
@@ -84,10 +84,11 @@ def lstm(gates: Array, hidden: Array, cell: Array, weight: Array, /) -> Array:
     """
     size = hidden.shape[-1]
     y = module_of(gates).empty((*gates.shape[:2], 2 * size), gates.dtype)
+    activations = module_of(gates).empty_like(gates)
     for t in range(len(gates)):
-        hidden, cell, _ = lstm_gate.forward(gates[t] + hidden @ weight.T, cell)
+        hidden, cell, activations[t] = lstm_gate.forward(gates[t] + hidden @ weight.T, cell)
         y[t, :, :size], y[t, :, size:] = hidden, cell
-    return y
+    return y, activations
 
 
 def _diagonal_gradients(g: Array, weight_ih: Array, weight_hh: Array, residual: Any, reverse: bool) -> tuple:
