@@ -5,6 +5,7 @@ Pairs are (vertical, horizontal). Images are (N, C, H, W), weights (O, C / group
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dila
     return spare[0] // stride[0] + 1, spare[1] // stride[1] + 1
 
 
+@lru_cache(maxsize=256)
 def check_taps(taps: Taps | None, kernel_size: Pair) -> None:
     """Raise ValueError unless the taps are None, for all, or places of the kernel, row by row and each once."""
     if taps is not None and tuple(tap for tap in np.ndindex(*kernel_size) if tap in taps) != taps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -26,6 +27,7 @@ class Layer(NamedTuple):
         return self.weight.shape[2] // 2
 
 
+@lru_cache(maxsize=64)
 def taps(k: int, centre: bool) -> tuple[Size, ...]:
     """The places (row, column) of a k x k kernel that the mask leaves."""
     before = tuple((a, b) for a in range(k // 2 + 1) for b in range(k) if (a, b) < (k // 2, k // 2))
