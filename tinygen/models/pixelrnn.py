@@ -14,12 +14,13 @@ much arithmetic as one pass over the image, and not one pass per pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from tinygen import Tensor, conv2d, nn, pad
-from tinygen.backend import Array
+from tinygen import Tensor, nn, pad
+from tinygen.backend import Array, module_of
 from tinygen.models.pixels import Head, MaskedConv2d, PixelModel, draw, sees, sizes
 from tinygen.nn import init
 from tinygen.tensor import array_of
@@ -33,7 +34,7 @@ class Gates(nn.Module):
     """The weights of an LSTM's gates, in PyTorch's order i, f, g, o.
 
     weight_ih (4 h, in_features, *input_taps), weight_hh (4 h, h, taps), bias (4 h,). With `masked`, the last input tap is the
-    pixel itself, and gates of a colour see no feature of a later one there (mask B); the features of each gate lie by colour.
+    pixel itself, and gates of a colour see no feature of a later one there (mask B); within each gate the colours take turns.
     Weights are drawn from U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)); biases start at 0, those of the forget gates at 1, so that a
     state is kept over many pixels from the start.
     """
@@ -95,6 +96,16 @@ class Layer(nn.Module):
         return x + self.up(self.states(x))
 
 
+Product = Callable[[Array], Array]
+
+
+def _product(conv: MaskedConv2d) -> Product:
+    """What the convolution does at one pixel, as a function of what it sees there, (N, in k k) -> (N, out)."""
+    weight, bias = array_of(conv.weight * conv.mask), array_of(conv.bias)
+    weight = weight.reshape(len(weight), -1).T.copy()
+    return lambda seen: seen @ weight + bias
+
+
 class PixelRNN(PixelModel):
     """A PixelRNN over images of `shape` (height, width, colours); subclasses name their layer.
 
@@ -139,24 +150,34 @@ class PixelRNN(PixelModel):
         """As PixelModel.fill, from the states that were kept of earlier pixels instead of a full pass for each number."""
         reach = self.input.weight.shape[2] // 2
         padded = array_of(pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach))))
-        weight = array_of(self.input.weight * self.input.mask)
-        caches = [layer.cache(len(images), self.width) for layer in self.layers]
+        layers = [(layer.cache(len(images), self.width), _product(layer.up)) for layer in self.layers]
+        ends = [_product(conv) for conv in (self.input, self.head.inner, self.head.outer)]
         for row in range(self.height):
             for column in range(self.width):
                 window = padded[:, :, row : row + 2 * reach + 1, column : column + 2 * reach + 1]
                 for colour in range(self.colours):
                     drawn = not observed[colour, row, column]
                     if drawn or colour == self.colours - 1:
-                        logits = self._at_pixel(window, weight, caches, column)
+                        logits = self._at_pixel(window, column, layers, *ends)
                     if drawn:
                         window[:, colour, reach, reach] = draw(logits[:, :, colour], uniforms[:, colour, row, column])
-            for cache in caches:
+            for cache, _ in layers:
                 cache.end_row()
         return padded[:, :, reach:-reach, reach:-reach].copy()
 
-    def _at_pixel(self, window: Array, weight: Array, caches: list[Cache], column: int) -> Array:
+    def _at_pixel(
+        self,
+        window: Array,
+        column: int,
+        layers: list[tuple[Cache, Product]],
+        first: Product,
+        inner: Product,
+        outer: Product,
+    ) -> Array:
         """Logits (N, K, colours) at one pixel, from what the first convolution sees there and the states of earlier pixels."""
-        x = conv2d(window, weight, self.input.bias)
-        for layer, cache in zip(self.layers, caches):
-            x = x + layer.up(cache.step(array_of(x)[:, :, 0, 0], column)[:, :, None, None])
-        return array_of(self.head(x))[..., 0, 0]
+        xp = module_of(window)
+        x = first(window.reshape(len(window), -1))
+        for cache, up in layers:
+            x = x + up(cache.step(x, column))
+        y = outer(xp.maximum(inner(xp.maximum(x, 0)), 0))
+        return y.reshape(len(y), -1, self.colours)
