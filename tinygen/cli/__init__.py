@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("gradcheck", "tools:gradcheck", "check the gradients of every op, layer, kernel and model")
     command.add_argument("names", nargs="*", metavar="NAME", help="check only what has this name (default: everything)")
     command.add_argument("--seed", type=natural, default=0, help="of the random inputs (default: %(default)s)")
+    command.add_argument("--device", metavar="cpu|cuda", default="cpu", help="where to check (default: cpu)")
 
     command = add("data", "tools:data_sets", "list the data sets, or download one")
     command.add_argument("action", nargs="?", choices=("get",), help="get NAME: make sure that the data set is here")

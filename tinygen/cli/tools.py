@@ -48,7 +48,9 @@ def gradcheck(options: argparse.Namespace) -> int:
     from rich.progress import track
 
     from tinygen import checks
+    from tinygen.cli.runs import usable_device
 
+    device = usable_device(options.device)
     try:
         cases = checks.select(options.names)
     except (KeyError, ValueError) as error:
@@ -57,7 +59,7 @@ def gradcheck(options: argparse.Namespace) -> int:
         raise RecipeError(str(error.args[0])) from None
     console = Console(stderr=True)
     bar = track(cases, "checking", console=console, disable=not sys.stderr.isatty())
-    results = [checks.run_case(case, options.seed) for case in bar]
+    results = [checks.run_case(case, options.seed, device) for case in bar]
     rows = [[r.name, r.inputs, f"{r.worst:.2g}", r.order, f"{r.seconds:.2f}", "ok" if r.ok else "WRONG"] for r in results]
     print(table(["name", "inputs", "worst/tolerance", "order", "seconds", ""], rows))
     wrong = [result for result in results if not result.ok]
