@@ -5,6 +5,7 @@ CuPy's does, with the kernels compiled for this processor; and once on a device 
 """
 
 import contextlib
+import importlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from cuda_shim import Function as Kernel
 from cuda_shim import cuda_on_cpu, needs_compiler
 from cuda_shim.strict import no_cupy, real, strict_cupy
+from test_kernels_gpu import OnDevice
 
 import tinygen as tg
 from tinygen import checks, optim
@@ -23,7 +25,7 @@ from tinygen.backend import device_of, module_of, to_device
 from tinygen.cli import main
 from tinygen.data import Dataset, Split
 from tinygen.gradcheck import _gradient_function
-from tinygen.kernels import adam, diagonal_lstm
+from tinygen.kernels import adam, diagonal_lstm, runtime
 from tinygen.models import model_class
 from tinygen.training import checkpoint
 
@@ -259,3 +261,14 @@ def test_grids_grow_with_the_device():
         with cuda_on_cpu(multiprocessors), mock.patch.object(Kernel, "__call__", record):
             adam.adam_step(*state, 1, 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
     assert grids == {2: (16,), 132: (1056,)}
+
+
+@needs_compiler
+@no_cupy
+@pytest.mark.parametrize("name", ["kernels.adam[float64]", "kernels.nade[float64]", "kernels.lstm_gate[float32]"])
+def test_kernel_cases_on_the_stand_in(name):
+    """What test_kernels_gpu.py does with every case on a device."""
+    chosen = lambda package, _: OnDevice(importlib.import_module(f"{package}.cuda"))
+    with strict_cupy(), mock.patch.object(runtime, "_module_for", chosen):
+        result = checks.run_case(checks.cases()[name])
+    assert result.ok, result.message
