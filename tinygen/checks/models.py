@@ -48,7 +48,7 @@ def _pixelrnn(kind: str, shape: tuple[int, int, int], levels: int = 2) -> Callab
 
 def _pixelcnn(shape: tuple[int, int, int], levels: int) -> Callable[[np.random.Generator], Model]:
     def build(rng: np.random.Generator) -> Model:
-        small = model_class("pixelcnn")(shape, levels, hidden=3, blocks=2, head=4, rng=rng, dtype=np.float64)
+        small = model_class("pixelcnn")(shape, levels, hidden=3, blocks=1, head=3, rng=rng, dtype=np.float64)
         for parameter in small.parameters():  # biases of 0 would put the first pixel, which sees nothing, into the kinks
             parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
         return small
