@@ -82,8 +82,7 @@ def _weights(state: State) -> list[str]:
 
 def _tinygen(sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray) -> tuple[Callable, Callable]:
     model = _model(sizes)
-    for name, parameter in model.named_parameters():
-        parameter.data[...] = state[name]
+    model.load_state_dict(state, strict=False)
     optimizers = Optimizers({"model": optim.Adam(model.parameters(), lr=LR, eps=EPS)})
     rng = np.random.default_rng(0)
 

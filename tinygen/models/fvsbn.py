@@ -44,9 +44,9 @@ class FVSBN(Autoregressive):
             epochs=60,
             batch_size=50,
             optimizer="adamw",
-            lr=3e-3,
+            lr=1e-2,
             schedule="cosine",
-            weight_decay=0.5,
+            weight_decay=0.1,
             model={"order": "raster"},
         ),
     }
