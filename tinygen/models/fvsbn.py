@@ -41,7 +41,7 @@ class FVSBN(Autoregressive):
         "quick": Recipe(
             data="mnist5k",
             binarization="dynamic",
-            epochs=60,
+            epochs=25,
             batch_size=50,
             optimizer="adamw",
             lr=1e-2,
