@@ -12,9 +12,9 @@ is shifted down by one row before the two are added:
 
     LSTM(x)[r, c] = left[r, c] + right[r-1, c]
 
-A pixel then depends on all pixels before it in raster order, with one exception, which the paper does not mention: the
-convolution with mask A leaves a pixel out of its own features, so the last pixel of a row is in no feature of that row, and a
-pixel of the next row sees it only where the window of the input convolution reaches it.
+A pixel then depends on all pixels before it in raster order, with one exception. The convolution with mask A leaves a pixel
+out of its own features, so the last pixel of a row is in no feature of that row, and a pixel of the next row sees it only where
+the window of the input convolution reaches it.
 """
 
 from __future__ import annotations
