@@ -24,6 +24,7 @@ from ..vectormath import sigmoid
 from .plan import DIRECT, HIDDEN, network, staircase
 
 TILE = 12  # rows of a product's result; a multiple of product.ROWS
+WIDE = 48  # the same for the input gradient, whose weights are read by columns: few would be copied from each row
 TURN = 16  # rows of a matrix that is turned at a time: a cache line of the source
 
 
@@ -64,24 +65,24 @@ def weight_gradient(x, g, in_degrees, out_degrees, strict=False):
 
 @pjit
 def _forward(x, weight, bias, columns, rows, reach, first, turned, y):
+    in_order = _in_order(columns)
     _turn(x, columns, turned)
     tiles = (len(rows) + TILE - 1) // TILE
     for pair in prange((tiles + 1) // 2):
-        _forward_tile(pair, x, weight, bias, columns, rows, reach, turned, y)
+        _forward_tile(pair, weight, bias, columns, rows, reach, turned, y, in_order)
         if tiles - 1 - pair != pair:
-            _forward_tile(tiles - 1 - pair, x, weight, bias, columns, rows, reach, turned, y)
+            _forward_tile(tiles - 1 - pair, weight, bias, columns, rows, reach, turned, y, in_order)
 
 
 @jit
-def _forward_tile(tile, x, weight, bias, columns, rows, reach, turned, y):
+def _forward_tile(tile, weight, bias, columns, rows, reach, turned, y, in_order):
     start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
     depth = reach[stop - 1]
     scratch = np.empty((stop - start, depth), y.dtype)
     out = np.empty((stop - start, turned.shape[1]), y.dtype)
     for r in range(stop - start):
         source, target, seen = weight[rows[start + r]], scratch[r], reach[start + r]
-        for k in range(seen):
-            target[k] = source[columns[k]]
+        _take(source, columns, 0, seen, target, in_order)
         target[seen:] = 0
         out[r] = bias[rows[start + r]]
     product(scratch, turned[:depth], out, out)
@@ -92,25 +93,25 @@ def _forward_tile(tile, x, weight, bias, columns, rows, reach, turned, y):
 
 @pjit
 def _input_gradient(g, weight, columns, rows, reach, first, turned, g_x):
+    in_order = _in_order(columns)
     _turn(g, rows, turned)
-    tiles = (len(columns) + TILE - 1) // TILE
+    tiles = (len(columns) + WIDE - 1) // WIDE
     for pair in prange((tiles + 1) // 2):
-        _input_gradient_tile(pair, weight, columns, rows, reach, first, turned, g_x)
+        _input_gradient_tile(pair, weight, columns, rows, reach, first, turned, g_x, in_order)
         if tiles - 1 - pair != pair:
-            _input_gradient_tile(tiles - 1 - pair, weight, columns, rows, reach, first, turned, g_x)
+            _input_gradient_tile(tiles - 1 - pair, weight, columns, rows, reach, first, turned, g_x, in_order)
 
 
 @jit
-def _input_gradient_tile(tile, weight, columns, rows, reach, first, turned, g_x):
-    start, stop = tile * TILE, min((tile + 1) * TILE, len(columns))
+def _input_gradient_tile(tile, weight, columns, rows, reach, first, turned, g_x, in_order):
+    start, stop = tile * WIDE, min((tile + 1) * WIDE, len(columns))
     begin = first[start]
     scratch = np.empty((len(rows) - begin, stop - start), g_x.dtype)
     out = np.empty((stop - start, turned.shape[1]), g_x.dtype)
     for j in range(begin, len(rows)):
         source, target, seen = weight[rows[j]], scratch[j - begin], min(stop, reach[j]) - start
-        for r in range(seen):
-            target[r] = source[columns[start + r]]
-        target[seen:] = 0
+        _take(source, columns, start, seen, target, in_order)
+        target[max(seen, 0) :] = 0
     product(scratch.T, turned[begin:], np.zeros((1, turned.shape[1]), g_x.dtype), out)
     for b in range(len(g_x)):
         for r in range(stop - start):
@@ -119,20 +120,20 @@ def _input_gradient_tile(tile, weight, columns, rows, reach, first, turned, g_x)
 
 @pjit
 def _weight_gradient(x, g, columns, rows, reach, first, turned, by_degree, g_weight):
+    in_order = _in_order(columns)
     _turn(g, rows, turned)
     for b in prange(len(x)):
-        for k in range(len(columns)):
-            by_degree[b, k] = x[b, columns[k]]
+        _take(x[b], columns, 0, len(columns), by_degree[b], in_order)
         by_degree[b, len(columns) :] = 0
     tiles = (len(rows) + TILE - 1) // TILE
     for pair in prange((tiles + 1) // 2):
-        _weight_gradient_tile(pair, columns, rows, reach, turned, by_degree, g_weight)
+        _weight_gradient_tile(pair, columns, rows, reach, turned, by_degree, g_weight, in_order)
         if tiles - 1 - pair != pair:
-            _weight_gradient_tile(tiles - 1 - pair, columns, rows, reach, turned, by_degree, g_weight)
+            _weight_gradient_tile(tiles - 1 - pair, columns, rows, reach, turned, by_degree, g_weight, in_order)
 
 
 @jit
-def _weight_gradient_tile(tile, columns, rows, reach, turned, by_degree, g_weight):
+def _weight_gradient_tile(tile, columns, rows, reach, turned, by_degree, g_weight, in_order):
     start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
     line = 64 // g_weight.itemsize
     wide = (reach[stop - 1] + line - 1) // line * line
@@ -140,10 +141,28 @@ def _weight_gradient_tile(tile, columns, rows, reach, turned, by_degree, g_weigh
     product(turned[start:stop, : len(by_degree)], by_degree[:, :wide], np.zeros((1, wide), g_weight.dtype), out)
     for r in range(stop - start):
         source, target, seen = out[r], g_weight[rows[start + r]], reach[start + r]
-        for k in range(seen):
-            target[columns[k]] = source[k]
-        for k in range(seen, len(columns)):
-            target[columns[k]] = 0
+        if in_order:
+            target[:seen] = source[:seen]
+            target[seen:] = 0
+        else:
+            for k in range(len(columns)):
+                target[columns[k]] = source[k] if k < seen else 0
+
+
+@jit
+def _take(source, columns, start, count, target, in_order):
+    """target[:count] = source[columns[start : start + count]]; a plain copy where the columns are in order already."""
+    if in_order:
+        for k in range(count):
+            target[k] = source[start + k]
+    else:
+        for k in range(count):
+            target[k] = source[columns[start + k]]
+
+
+@jit
+def _in_order(columns):
+    return np.all(columns == np.arange(len(columns)))
 
 
 @jit(parallel=True)
