@@ -59,10 +59,10 @@ class MADE(Autoregressive):
         "quick": Recipe(
             data="mnist5k",
             binarization="dynamic",
-            epochs=60,
+            epochs=25,
             batch_size=50,
             optimizer="adamw",
-            lr=2e-3,
+            lr=5e-3,
             schedule="cosine",
             weight_decay=0.1,
             model={"hidden": (500,), "order": "column", "orders": 1, "masks": 1, "direct": False, "dropout": 0.0},
