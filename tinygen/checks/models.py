@@ -88,12 +88,26 @@ def _rnade(activation: str) -> Callable[[np.random.Generator], Model]:
     return build
 
 
-def model(name: str, build: Callable[[np.random.Generator], Model], order: int = 2, real: bool = False) -> Case:
+def _vae(shape: tuple[int, ...] = (3, 2), **options: Any) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        from tinygen.models.vae import VAE
+
+        small = VAE(shape, 2, (4,), rng, **options, dtype=np.float64)
+        for parameter in small.parameters():
+            parameter.data[...] += 0.3 * rng.standard_normal(parameter.shape)
+        return small
+
+    return build
+
+
+def model(
+    name: str, build: Callable[[np.random.Generator], Model], order: int = 2, real: bool = False, dimensions: int = 6
+) -> Case:
     """A case of the loss of the model that `build(rng)` makes, of 3 x 2 pixels, at binary examples or at real ones."""
 
     def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
         small = build(rng)
-        x = rng.standard_normal((5, 6)) if real else rng.integers(0, 2, (5, 6))
+        x = rng.standard_normal((5, dimensions)) if real else rng.integers(0, 2, (5, dimensions))
         function = Functional(small, lambda: small.loss(to_device(x, small.device), np.random.default_rng(11)))
         return function, function.values({})
 
@@ -118,4 +132,16 @@ CASES = [
     model("row-lstm[colour]", _pixelrnn("row-lstm", (2, 1, 3)), order=1),
     model("diagonal-bilstm", _pixelrnn("diagonal-bilstm", (3, 2, 1)), order=1),
     model("diagonal-bilstm[colour]", _pixelrnn("diagonal-bilstm", (2, 1, 3), levels=3), order=1),
+    model("vae", _vae(), order=1),
+    model("vae[Gaussian]", _vae(decoder="gaussian", sigma=0.5), order=1, real=True),
+    model("vae[Gaussian, fixed sigma]", _vae(decoder="gaussian", sigma=0.5, learn_sigma=False), order=1, real=True),
+    model("vae[k = 3]", _vae(k=3), order=1),
+    model("vae[convolutions]", _vae((4, 2), channels=(3,)), order=1, dimensions=8),
+    model(
+        "vae[convolutions, Gaussian, k = 2]",
+        _vae((2, 2, 3), channels=(2,), decoder="gaussian", k=2),
+        1,
+        real=True,
+        dimensions=12,
+    ),
 ]

@@ -68,6 +68,11 @@ MODELS = {
         "PixelRNN whose LSTMs sweep over images along both diagonals: p(x) exactly, each pixel from all before it",
         "van den Oord et al. 2016",
     ),
+    "vae": Entry(
+        "vae:VAE",
+        "Variational autoencoder: a latent code for each example, and a bound on p(x), by importance weights a tighter one",
+        "Kingma and Welling 2014",
+    ),
 }
 
 
