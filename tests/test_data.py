@@ -317,7 +317,7 @@ def test_fashion_mnist():
 
 def test_listing():
     images = ("mnist5k", "mnist5k-4x4", "mnist5k-rgb", "mnist", "fashion-mnist", "binarized-mnist")
-    real = ("mnist5k-patches", "gaussians", "rings", "moons", "pinwheel", "checkerboard")
+    real = ("mnist5k-patches", "peaks", "gaussians", "rings", "moons", "pinwheel", "checkerboard")
     assert data.available() == images + real
     listed = data.info()
     assert tuple(source.name for source in listed) == data.available()

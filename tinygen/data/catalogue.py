@@ -17,7 +17,7 @@ import numpy as np
 
 from .coloured import coloured
 from .dataset import Dataset, Split
-from .densities import DENSITIES, PATCH, PATCH_SIZES, SIZES, patches, plane
+from .densities import DENSITIES, PATCH, PATCH_SIZES, SIZES, patches, points
 from .formats import DataError, parse_amat, parse_idx, read_bytes, read_npz, write_npz
 from .pooled import pooled
 
@@ -103,9 +103,9 @@ def _load_patches(source: Source, data_dir: Path | None) -> Dataset:
     return patches(load("mnist5k"), source.name)
 
 
-def _load_plane(source: Source, data_dir: Path | None) -> Dataset:
+def _load_points(source: Source, data_dir: Path | None) -> Dataset:
     """Draw the points."""
-    return plane(source.name)
+    return points(source.name)
 
 
 def _load_idx(source: Source, data_dir: Path | None) -> Dataset:
@@ -325,14 +325,14 @@ _ALL = (
         Source(
             name=name,
             sizes=SIZES,
-            origin="points of the plane drawn from a known density; part of tinygen",
+            origin=f"points of the {('line', 'plane')[density.dimensions - 1]} drawn from a known density; part of tinygen",
             licence="MIT, as tinygen",
-            load=_load_plane,
-            shape=(2,),
+            load=_load_points,
+            shape=(density.dimensions,),
             real=True,
             found=Path(__file__).with_name("densities.py"),
         )
-        for name in DENSITIES
+        for name, density in DENSITIES.items()
     ),
 )
 SOURCES = {source.name: source for source in _ALL}

@@ -1,4 +1,4 @@
-"""Real-valued data: points of the plane from five known densities, and 8 x 8 patches of handwritten digits.
+"""Real-valued data: points of the line and the plane from six known densities, and 8 x 8 patches of handwritten digits.
 
 A density here is a law from which one can draw exactly and whose logarithm is known in closed form, so that a model's
 likelihood has a yardstick: no model's expected -ln p(x) is below the density's own, its entropy.
@@ -22,14 +22,21 @@ INK = 64  # least mean grey value of a patch: most squares of 8 x 8 pixels are a
 
 
 class Density(NamedTuple):
-    """draw(n, rng): n independent points, float64 (n, 2). log_prob(x): ln p(x) in nats of points (..., 2)."""
+    """draw(n, rng): n independent points, float64 (n, dimensions). log_prob(x): ln p(x) in nats of points (..., dimensions).
+
+    centres (modes, dimensions): where the modes are, if these are separate spots; a point belongs to the nearest one if that
+    is within the distance `reach`. dimensions: 1 for points of the line, 2 for those of the plane.
+    """
 
     draw: Callable[[int, np.random.Generator], np.ndarray]
     log_prob: Callable[[np.ndarray], np.ndarray]
+    centres: np.ndarray | None = None
+    reach: float = 0.0
+    dimensions: int = 2
 
 
-def plane(name: str) -> Dataset:
-    """Points drawn from the density `name`: float32 (n, 2) in three splits, always the same ones."""
+def points(name: str) -> Dataset:
+    """Points drawn from the density `name`: float32 (n, dimensions) in three splits, always the same ones."""
     rng = np.random.default_rng(SEED)
     return Dataset(name, *(Split(DENSITIES[name].draw(n, rng).astype(np.float32)) for n in SIZES))
 
@@ -62,6 +69,21 @@ def _log_normal(z: np.ndarray, scale: float) -> np.ndarray:
     return -0.5 * (z / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
+def _peaks() -> Density:
+    """Two Gaussians on the line, a wide one and a narrow one that is higher."""
+    shares, centres, scales = np.array([0.6, 0.4]), np.array([-1.0, 1.5]), np.array([0.6, 0.25])
+
+    def draw(n, rng):
+        peak = (rng.random(n) >= shares[0]).astype(int)
+        return (centres[peak] + scales[peak] * rng.standard_normal(n))[:, None]
+
+    def log_prob(x):
+        z = (x - centres) / scales
+        return np.logaddexp.reduce(_log_normal(z, 1.0) + np.log(shares / scales), axis=-1)
+
+    return Density(draw, log_prob, centres[:, None], 1.25, dimensions=1)
+
+
 def _gaussians() -> Density:
     """Eight round Gaussians, their centres on a circle."""
     scale, centres = 0.2, _polar(np.full(8, 2.0), np.arange(8) * math.pi / 4)
@@ -73,7 +95,7 @@ def _gaussians() -> Density:
         parts = _log_normal(x[..., None, :] - centres, scale).sum(axis=-1)
         return np.logaddexp.reduce(parts, axis=-1) - math.log(8)
 
-    return Density(draw, log_prob)
+    return Density(draw, log_prob, centres, 3 * scale)
 
 
 def _rings() -> Density:
@@ -158,6 +180,7 @@ def _checkerboard() -> Density:
 
 
 DENSITIES: dict[str, Density] = {
+    "peaks": _peaks(),
     "gaussians": _gaussians(),
     "rings": _rings(),
     "moons": _moons(),
