@@ -73,6 +73,16 @@ MODELS = {
         "Variational autoencoder: a latent code for each example, and a bound on p(x), by importance weights a tighter one",
         "Kingma and Welling 2014",
     ),
+    "gan": Entry(
+        "gan:GAN",
+        "Generative adversarial nets: a generator and a discriminator, dense; on the line and the plane beside the optimal one",
+        "Goodfellow et al. 2014",
+    ),
+    "dcgan": Entry(
+        "dcgan:DCGAN",
+        "Deep convolutional GAN: two networks without pooling, batch norm in both, that play stably",
+        "Radford, Metz, Chintala 2016",
+    ),
 }
 
 

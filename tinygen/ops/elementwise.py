@@ -147,10 +147,18 @@ def relu(x: Array, /) -> Array:
     return module_of(x).maximum(x, 0)
 
 
-@differentiable(x=lambda g, x, slope: where(x > 0, g, slope * g))
+def _leaky_slope(x: Any, slope: float) -> Array:
+    # 1 where x > 0, slope elsewhere. Passes without a branch: a `where` that nobody can predict takes seven times as long.
+    x = array_of(x)
+    rise = (x > 0).astype(x.dtype)
+    return module_of(x).maximum(rise, slope) if 0 <= slope <= 1 else rise + slope * (1 - rise)
+
+
+@differentiable(x=lambda g, x, slope: g * _leaky_slope(x, slope))
 def leaky_relu(x: Array, /, slope: float = 0.01) -> Array:
     """x where x > 0, slope * x elsewhere (gradient slope at 0)."""
-    return module_of(x).where(x > 0, x, x * slope)
+    xp = module_of(x)
+    return xp.maximum(x, x * slope) if 0 <= slope <= 1 else xp.where(x > 0, x, x * slope)
 
 
 @differentiable(x=lambda g, x, alpha: g * where(x > 0, 1.0, alpha * exp(minimum(x, 0.0))))

@@ -1,0 +1,51 @@
+"""Cases of the adversarial models: each network's loss as a function of every parameter, the noise held fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygen.backend import to_device
+from tinygen.checks.modules import Functional
+from tinygen.checks.registry import Case
+from tinygen.models.base import Model
+from tinygen.tensor import Tensor
+
+
+def player(name: str, build: Callable[[np.random.Generator], Model], loss: Callable[..., Tensor], order: int = 2) -> Case:
+    """A case of one player's `loss(model, x, rng)` of the model that `build(rng)` makes, at 5 grey examples of 6 pixels."""
+
+    def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
+        small = build(rng)
+        x = rng.random((5, 6))
+        function = Functional(small, lambda: loss(small, to_device(x, small.device), np.random.default_rng(11)))
+        return function, function.values({})
+
+    return Case(f"models.{name}", "model", make, order, {"complex_step": False})
+
+
+def _discriminator(model: Model, x: Any, rng: np.random.Generator) -> Tensor:
+    """What D goes down, here as a function of both players' parameters."""
+    return model.game.discriminator(model.discriminate(x, rng), model.discriminate(model.generate(len(x), rng), rng))
+
+
+def _generator(model: Model, x: Any, rng: np.random.Generator) -> Tensor:
+    return model.game.generator(model.discriminate(model.generate(len(x), rng), rng))
+
+
+def _gan(loss: str) -> Callable[[np.random.Generator], Model]:
+    def build(rng: np.random.Generator) -> Model:
+        from tinygen.models.gan import GAN
+
+        return GAN(6, 3, "normal", (5, 4), (4, 3), 2, (0.2, 0.5), loss, 1, rng, dtype=np.float64)
+
+    return build
+
+
+CASES = [
+    player("gan[discriminator]", _gan("saturating"), _discriminator),
+    player("gan[generator, saturating]", _gan("saturating"), _generator),
+    player("gan[generator, non-saturating]", _gan("non-saturating"), _generator),
+]
