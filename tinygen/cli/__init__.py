@@ -79,9 +79,15 @@ def parser() -> argparse.ArgumentParser:
 
     _add_orders(add("orders", "orders:compare", "train a model under several orders of the pixels and compare them"))
 
-    command = add("evaluate", "runs:evaluate", "measure trained runs on the held-out digits")
+    command = add("evaluate", "evaluate:evaluate", "measure trained runs on the held-out digits")
     command.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     command.add_argument("--split", choices=("valid", "test"), default="test", help="default: %(default)s")
+    command.add_argument(
+        "--measures",
+        action="store_true",
+        help="judge samples too, as is always done where there is no nll: Parzen, Frechet, precision, recall, class balance",
+    )
+    command.add_argument("--samples", type=positive, metavar="N", help="how many samples to judge (at most 10,000 by default)")
     _add_place(command)
 
     command = add("sample", "runs:sample", "draw samples from a trained run into a picture")

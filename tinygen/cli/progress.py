@@ -39,6 +39,9 @@ class Lines(Observer):
         parts.append(f"{duration(row['seconds'])}, about {duration(left)} left" if left else duration(row["seconds"]))
         print("  ".join(parts), flush=True)
 
+    def warning(self, message: str) -> None:
+        print(f"warning: {message}", flush=True)
+
     def train_figures(self, row: Mapping[str, Any]) -> str:
         """The training figures of a row: of a likelihood model just the loss."""
         figures = {name.removeprefix("train_"): row[name] for name in row if name.startswith("train_")}
@@ -77,6 +80,9 @@ class Bar(Lines):
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         self.valid = valid_figures(row) or self.valid
+
+    def warning(self, message: str) -> None:
+        self.bar.console.print(f"warning: {message}", markup=False, highlight=False)
 
 
 def valid_figures(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`tinygen evaluate`, `sample` and `complete`: what a trained run is worth, and what it draws."""
+"""`tinygen sample` and `complete`: what a trained run draws."""
 
 from __future__ import annotations
 
@@ -10,38 +10,14 @@ import numpy as np
 
 from tinygen import data, gallery
 from tinygen.backend import gpu, to_device
-from tinygen.cli.text import table
 from tinygen.models import RecipeError
 from tinygen.models.base import Model
 from tinygen.models.recipe import closest
-from tinygen.training import Run, RunError, check_fit, generator, held_out, measure, restore
+from tinygen.training import Run, RunError, check_fit, generator, held_out, restore
 from tinygen.training.examples import PICTURES
 
 PLANE = (2,)  # the shape of an example that is a point
 IMAGES, POINTS = 100, 2000  # how many samples a picture shows
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """One table with a line per run; figures of different binarizations or data sets are marked as not comparable."""
-    device, rows, tags = usable_device(options.device), [], set()
-    names = ["nll", "bits_per_dim"]
-    measured = []
-    for path in options.runs:
-        run = Run.open(path)
-        dataset = _data_of(run, options)
-        figures = measure(run, restore(run, device), dataset, options.split)
-        measured.append((run, figures))
-        names += [name for name in figures if name not in names]
-        tags.add((run.recipe.data, run.recipe.binarization))
-    for run, figures in measured:
-        seconds = [row["seconds"] for row in run.rows()]
-        shown = [f"{figures[name]:.4f}" if name in figures else "-" for name in names]
-        rows.append([run.path, run.config["model"], run.recipe.data, run.recipe.binarization, *shown, *seconds[-1:]])
-    titles = ["run", "model", "data", "binarization", *(f"{options.split} {name}" for name in names), "seconds"]
-    print(table(titles, rows))
-    if len(tags) > 1:
-        print("Likelihoods on different data or binarizations cannot be compared with each other.")
-    return 0
 
 
 def sample(options: argparse.Namespace) -> int:

@@ -97,8 +97,8 @@ def _radii(points: Array, k: int, block: int) -> Array:
 class Balance(NamedTuple):
     """How samples are spread over classes.
 
-    shares (classes,): of the samples; they sum to less than 1 where some belong to no class. entropy: of the shares, in nats,
-    at most ln(classes). modes: the number of classes that have at least the share asked for.
+    shares (classes,): of the samples; they sum to less than 1 where some belong to no class. entropy: of the classes of those
+    that have one, in nats, at most ln(classes). modes: the number of classes that have at least the share asked for.
     """
 
     shares: np.ndarray
@@ -106,8 +106,8 @@ class Balance(NamedTuple):
     modes: int
 
     def figures(self) -> Mapping[str, float]:
-        """What a table shows: "modes" and "class_entropy"."""
-        return {"modes": self.modes, "class_entropy": self.entropy}
+        """What a table shows: "classified", the share of the samples that have a class, "modes" and "class_entropy"."""
+        return {"classified": float(self.shares.sum()), "modes": self.modes, "class_entropy": self.entropy}
 
 
 def class_balance(labels: np.ndarray, classes: int = 10, least: float = MODE) -> Balance:
@@ -117,4 +117,5 @@ def class_balance(labels: np.ndarray, classes: int = 10, least: float = MODE) ->
     """
     shares = np.bincount(labels[labels >= 0], minlength=classes) / max(len(labels), 1)
     seen = shares[shares > 0]
-    return Balance(shares, float(-(seen * np.log(seen)).sum()), int((seen >= least).sum()))
+    among = seen / seen.sum()
+    return Balance(shares, float(-(among * np.log(among)).sum()), int((seen >= least).sum()))

@@ -33,6 +33,10 @@ class Model(nn.Module):
     RECIPES: ClassVar[Mapping[str, Recipe]] = {}
     # The figure of `validate` whose lowest value on the validation set picks the model; None keeps the last one.
     selected_by: ClassVar[str | None] = "nll"
+    # What the figure "nll" is: "exact"; a "bound", which the exact one does not exceed; or an "estimate" of the exact one.
+    nll_is: ClassVar[str] = "exact"
+    # Whether it is trained against a discriminator: training then watches for a collapse (training/watch.py).
+    adversarial: ClassVar[bool] = False
     # Whether `train_step`, `evaluate`, `validate` and `pictures` also get the examples' class numbers (batch,), as `labels`.
     uses_labels: ClassVar[bool] = False
 

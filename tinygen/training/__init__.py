@@ -3,7 +3,7 @@
 from tinygen.training.examples import check_fit, generator, held_out
 from tinygen.training.interrupt import Interrupted
 from tinygen.training.loop import Diverged, Observer, OutOfMemory, Training
-from tinygen.training.results import conclude, measure, restore
+from tinygen.training.results import conclude, measure, measure_samples, measure_training_digits, restore, sample_count
 from tinygen.training.run import Run, RunError, configuration, first_below, versions
 
 __all__ = [
@@ -21,6 +21,9 @@ __all__ = [
     "generator",
     "held_out",
     "measure",
+    "measure_samples",
+    "measure_training_digits",
     "restore",
+    "sample_count",
     "versions",
 ]

@@ -16,7 +16,7 @@ from tinygen.models import Recipe, RecipeError
 from tinygen.models.base import Model
 
 # Streams of a run, the first entry of a key; ("what", epoch) where each epoch has one of its own.
-INITIAL, BATCHES, STEPS, EVALUATION, PICTURES = range(5)
+INITIAL, BATCHES, STEPS, EVALUATION, PICTURES, SAMPLES = range(6)
 # Held-out digits are binarized with these bits whatever the run's seed, so that figures of two runs can be compared.
 HELD_OUT_SEED = 20110411
 

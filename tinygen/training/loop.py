@@ -30,9 +30,10 @@ from tinygen.models.base import NotFiniteError
 from tinygen.nn.serialize import save_arrays
 from tinygen.training import checkpoint
 from tinygen.training.checkpoint import Progress
-from tinygen.training.examples import EVALUATION, INITIAL, STEPS, batches, check_fit, generator, held_out, labels_for
+from tinygen.training.examples import EVALUATION, INITIAL, SAMPLES, STEPS, batches, check_fit, generator, held_out, labels_for
 from tinygen.training.interrupt import Interrupted, Interruptions
 from tinygen.training.run import Run
+from tinygen.training.watch import diagnose, kind_of, look, training_figures
 
 
 class Diverged(Exception):  # noqa: N818 - what happened, and the way the literature says it
@@ -54,6 +55,9 @@ class Observer:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Called after every epoch with its row of metrics.csv."""
+
+    def warning(self, message: str) -> None:
+        """Called after the epoch's row with each sign that the training goes wrong."""
 
 
 class Training:
@@ -155,9 +159,11 @@ class Training:
         progress = self.progress
         row = {"epoch": progress.epoch, "step": progress.step}
         row |= {f"train_{name}": total / progress.batch for name, total in progress.sums.items()}
-        last = progress.epoch == self.recipe.epochs
+        last, warnings = progress.epoch == self.recipe.epochs, []
         if last or progress.epoch % self.recipe.valid_every == 0:
             row |= self.evaluate()
+            if self.model.adversarial:
+                warnings = self.watch(row)
             self.keep_if_best(row)
         row |= {"lr": self.recipe.lr * self.lr_factor(progress.step - 1), "seconds": round(progress.seconds, 3)}
         self.rows.append(row)
@@ -165,6 +171,15 @@ class Training:
         self.run.write_rows(self.rows)
         self.save()
         self.observer.epoch(row)
+        for message in warnings:
+            self.observer.warning(message)
+
+    def watch(self, row: dict[str, Any]) -> list[str]:
+        """Add to the row how the samples are spread over the kinds that there are; the signs that something goes wrong."""
+        balance = look(self.model, self.dataset.name, generator(self.seed, SAMPLES, self.progress.epoch))
+        if balance is not None:
+            row |= {f"valid_{name}": value for name, value in balance.figures().items()}
+        return diagnose(training_figures(row), balance, kind_of(self.dataset.name))
 
     def evaluate(self) -> dict[str, float]:
         """The model's figures on the validation set (and the test set when the recipe has a target)."""
