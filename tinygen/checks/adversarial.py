@@ -20,7 +20,8 @@ def player(name: str, build: Callable[[np.random.Generator], Model], loss: Calla
     def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
         small = build(rng)
         x = rng.random((5, 6))
-        function = Functional(small, lambda: loss(small, to_device(x, small.device), np.random.default_rng(11)))
+        given = lambda: to_device(x.astype(next(small.parameters()).dtype), small.device)
+        function = Functional(small, lambda: loss(small, given(), np.random.default_rng(11)))
         return function, function.values({})
 
     return Case(f"models.{name}", "model", make, order, {"complex_step": False})
