@@ -18,6 +18,7 @@ import numpy as np
 
 from tinygen import Tensor, nn, no_grad, optim
 from tinygen.backend import Array, device_of, to_device
+from tinygen.evaluation import bits_per_dim
 from tinygen.models.pictures import Picture
 from tinygen.models.recipe import Recipe
 
@@ -93,7 +94,7 @@ class Model(nn.Module):
             for batch in self.batches(x):
                 total += float(np.sum(self.log_prob(batch).numpy(), dtype=np.float64))
         nll = -total / len(x)
-        return {"nll": nll, "bits_per_dim": nll / (x.shape[1] * math.log(2))}
+        return {"nll": nll, "bits_per_dim": bits_per_dim(nll, x.shape[1])}
 
     def validate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
         """The figures on held-out examples during training, `selected_by` among them: those of `evaluate`, unless that
