@@ -13,8 +13,9 @@ from PIL import Image
 
 import tinygen
 from tinygen import checks, data
-from tinygen.cli import main
+from tinygen.cli import main, runs
 from tinygen.cli.text import duration, loss_and_bits, table
+from tinygen.models.pictures import Images
 from tinygen.training import Run
 
 
@@ -197,6 +198,40 @@ def test_sample_and_complete_draw_the_same_picture_from_the_same_seed(command):
         "samples-0.png",
         "samples-1.png",
     ]
+
+
+def test_what_a_model_has_to_show_is_drawn_beside_its_samples(command, monkeypatch):
+    given = []
+
+    def pictures(self, x, rng, labels):
+        given.append((x.shape, None if labels is None else labels.shape, self.training))
+        return {"first": Images(x[:6].reshape(2, 3, -1)), "noise": Images(rng.random((1, 2, 784)))}
+
+    monkeypatch.setattr(toy.Toy, "pictures", pictures)
+    monkeypatch.setattr(toy.Toy, "shows_labels", True)
+    code, out, _ = command("train toy --epochs 1 --out a")
+    assert code == 0
+    assert out.splitlines()[-1] == "pictures: a/samples.png a/first.png a/noise.png a/curves.png"
+    code, out, _ = command("sample a --seed 1")
+    assert (code, out.splitlines()) == (0, ["a/samples-1.png", "a/first-1.png", "a/noise-1.png"])
+    assert Path("a/first-1.png").read_bytes() == Path("a/first.png").read_bytes()
+    assert Path("a/noise-1.png").read_bytes() != Path("a/noise.png").read_bytes()
+    assert given == [((500, 784), (500,), False)] * 2
+    monkeypatch.delattr(toy.Toy, "sample")
+    assert command("sample a --seed 2")[1].splitlines() == ["a/first-2.png", "a/noise-2.png"]
+    monkeypatch.delattr(toy.Toy, "pictures")
+    assert "a has nothing to draw: toy draws no samples by itself" in complaint(command("sample a"))
+
+
+def test_samples_on_the_line_are_drawn_as_a_histogram(tmp_path):
+    points, samples = np.array([[0.0], [10.0]]), np.array([[0.0], [0.0], [5.0], [99.0]])
+    lines = runs._histograms(points, samples)
+    width = np.diff(lines.x)[0]
+    assert lines.x[0] - width / 2 == pytest.approx(-1)
+    assert lines.x[-1] + width / 2 == pytest.approx(11)
+    assert lines.panels["density"]["data"].sum() * width == pytest.approx(1)
+    assert lines.panels["density"]["samples"].sum() * width == pytest.approx(3 / 4)
+    assert lines.panels["density"]["samples"].max() * width == pytest.approx(1 / 2)
 
 
 def test_complete_gives_the_upper_half_and_keeps_it(command):

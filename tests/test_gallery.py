@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tinygen import gallery
+from tinygen.models.pictures import Images, Lines, Maps, Points
 
 ROWS = [
     {"epoch": 1, "step": 10, "train_loss": 9.0, "lr": 0.1, "seconds": 1.0},
@@ -86,3 +87,58 @@ def test_the_same_figures_give_the_same_bytes(tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (640, 420)
         assert not image.text, "no date, no program's name"
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+def test_a_table_of_examples_is_drawn_row_by_row(tmp_path, shape):
+    examples = np.random.default_rng(0).random((2, 3, np.prod(shape)))
+    gallery.write_picture(tmp_path / "a.png", Images(examples), shape)
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image)[:: gallery.image_scale(shape), :: gallery.image_scale(shape)]
+    assert pixels.shape[:2] == (2 * 5 + 1, 3 * 6 + 1)
+    for row in range(2):
+        for column in range(3):
+            found = pixels[1 + 5 * row : 5 + 5 * row, 1 + 6 * column : 6 + 6 * column]
+            assert np.array_equal(found, np.rint(examples[row, column].reshape(shape) * 255))
+
+
+def drawn_axes(monkeypatch, tmp_path, picture):
+    """The axes that matplotlib is given, colour bars left out, and the size of the file's picture."""
+    figures, write = [], gallery._write_figure
+    monkeypatch.setattr(gallery, "_write_figure", lambda path, figure: (figures.append(figure), write(path, figure)))
+    gallery.write_picture(tmp_path / "a.png", picture, (28, 28))
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+    return [axes for axes in figures[0].axes if axes.get_label() != "<colorbar>"]
+
+
+def test_points_share_their_axes(monkeypatch, tmp_path):
+    near, far = np.zeros((3, 2)), np.array([[10.0, -10.0], [4.0, 5.0]])
+    left, right = drawn_axes(monkeypatch, tmp_path, Points({"prior": {"z": near}, "codes": {"0": near, "1": far}}))
+    assert [axes.get_title() for axes in (left, right)] == ["prior", "codes"]
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_xlim()[1] > 10
+    assert left.get_ylim()[0] < -10
+    assert np.array_equal(right.collections[1].get_offsets(), far)
+    assert left.get_legend() is None
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["0", "1"]
+
+
+def test_lines_are_drawn_at_their_places(monkeypatch, tmp_path):
+    x = np.linspace(0, 1, 5)
+    (axes,) = drawn_axes(monkeypatch, tmp_path, Lines(x, {"optimum": {"D": x**2, "D*": x}}))
+    assert [np.array_equal(line.get_xydata(), np.stack([x, y], 1)) for line, y in zip(axes.lines, (x**2, x))] == [True, True]
+
+
+def test_maps_have_their_first_row_below(monkeypatch, tmp_path):
+    values, points = np.arange(6.0).reshape(2, 3), np.array([[0.5, 0.0]])
+    picture = Maps({"D": values, "D*": -values}, (-1.0, 2.0, -3.0, 4.0), {"data": points})
+    panels = drawn_axes(monkeypatch, tmp_path, picture)
+    for axes, expected in zip(panels, (values, -values), strict=True):
+        (image,) = axes.images
+        assert np.array_equal(image.get_array(), expected)
+        assert image.origin == "lower"
+        assert image.get_extent() == [-1.0, 2.0, -3.0, 4.0]
+        assert (*axes.get_xlim(), *axes.get_ylim()) == (-1.0, 2.0, -3.0, 4.0)
+        assert np.array_equal(axes.collections[0].get_offsets(), points)

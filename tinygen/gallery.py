@@ -1,7 +1,7 @@
-"""Pictures: grids of images, completions, points of the plane, and a run's curves, as PNG files.
+"""Pictures: grids of images, completions, points of the plane, what a model has to show, and a run's curves, as PNG files.
 
 Image grids are written with zlib alone, so they need no library, hold no date and are the same bytes for the same
-pixels. Only points and curves import matplotlib.
+pixels. Only points, lines and maps import matplotlib.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.models.pictures import Images, Lines, Maps, Picture, Points
 from tinygen.nn.serialize import write_atomically
 
 SEPARATOR = 64  # grey value of the lines between two images
@@ -78,6 +79,68 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
 def write_png(path: str | os.PathLike, pixels: np.ndarray, scale: int = 2) -> None:
     """Write the picture to `path` in one step; see `png`."""
     write_atomically(path, png(pixels, scale))
+
+
+def image_scale(shape: Sequence[int]) -> int:
+    """How large a pixel of images of `shape` is drawn: those of 4 x 4 would be lost at the size that suits 28 x 28."""
+    return max(2, 32 // shape[0])
+
+
+def write_picture(path: str | os.PathLike, picture: Picture, shape: Sequence[int]):
+    """Draw what a model has to show (models/pictures.py); `shape` is that of an example, as which `Images` are drawn."""
+    if isinstance(picture, Images):
+        rows, columns = picture.examples.shape[:2]
+        write_png(path, grid(picture.examples.reshape(rows * columns, *shape), columns), image_scale(shape))
+    else:
+        {Points: _write_points, Lines: _write_lines, Maps: _write_maps}[type(picture)](path, picture)
+
+
+def _write_points(path: str | os.PathLike, picture: Points):
+    figure, panels = _panels(picture.panels, 4.6, sharex=True, sharey=True)
+    for axes, groups in zip(panels, picture.panels.values(), strict=True):
+        for name, points in groups.items():
+            axes.scatter(*np.asarray(points).T, s=4, linewidths=0, alpha=0.7, label=name)
+        axes.set_aspect("equal")
+        _add_legend(axes, groups)
+    _write_figure(path, figure)
+
+
+def _write_lines(path: str | os.PathLike, picture: Lines):
+    figure, panels = _panels(picture.panels, 4.2, sharex=True)
+    for axes, lines in zip(panels, picture.panels.values(), strict=True):
+        for name, values in lines.items():
+            axes.plot(picture.x, values, label=name)
+        axes.grid(alpha=0.3)
+        _add_legend(axes, lines)
+    _write_figure(path, figure)
+
+
+def _write_maps(path: str | os.PathLike, picture: Maps):
+    figure, panels = _panels(picture.panels, 4.2, sharex=True, sharey=True)
+    left, right, bottom, top = picture.extent
+    for axes, values in zip(panels, picture.panels.values(), strict=True):
+        image = axes.imshow(values, origin="lower", extent=picture.extent, aspect="auto")
+        for name, points in picture.points.items():
+            axes.scatter(*np.asarray(points).T, s=3, linewidths=0, alpha=0.6, color="white", label=name)
+        axes.set(xlim=(left, right), ylim=(bottom, top))
+        figure.colorbar(image, ax=axes)
+    _write_figure(path, figure)
+
+
+def _panels(titles: Sequence[str], width: float, **options: Any) -> tuple[Any, Sequence[Any]]:
+    """A figure and its axes side by side, one with each of `titles`, `width` inches wide each."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * len(titles), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(titles), squeeze=False, **options)[0]
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title)
+    return figure, panels
+
+
+def _add_legend(axes: Any, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        axes.legend(fontsize="small", markerscale=3)
 
 
 def write_plane(

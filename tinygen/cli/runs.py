@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,27 @@ from tinygen import data, gallery
 from tinygen.backend import gpu, to_device
 from tinygen.models import RecipeError
 from tinygen.models.base import Model
+from tinygen.models.pictures import Lines
 from tinygen.models.recipe import closest
 from tinygen.training import Run, RunError, check_fit, generator, held_out, restore
-from tinygen.training.examples import PICTURES
+from tinygen.training.examples import PICTURES, labels_for
 
-PLANE = (2,)  # the shape of an example that is a point
+LINE, PLANE = (1,), (2,)  # the shapes of examples that are points
 IMAGES, POINTS = 100, 2000  # how many samples a picture shows
+BINS = 60  # of a histogram
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Draw samples into a picture."""
+    """Draw samples into a picture, and beside it what else the model has to show."""
     run = Run.open(options.run)
     out = _picture(options, run, f"samples-{options.seed}.png")
-    draw_samples(run, restore(run, usable_device(options.device)), options.count, options.seed, out)
-    print(out)
+    model = restore(run, usable_device(options.device))
+    drawn = draw_samples(run, model, options.count, options.seed, out)
+    if has_pictures(model):
+        drawn += draw_pictures(run, model, _data_of(run, options), options.seed, out.parent, f"-{options.seed}")
+    if not drawn:
+        raise RunError(f"{run.path} has nothing to draw: {run.config['model']} draws no samples by itself")
+    print(*drawn, sep="\n")
     return 0
 
 
@@ -51,25 +58,59 @@ def complete(options: argparse.Namespace) -> int:
     except NotImplementedError as error:
         raise RunError(f"{run.path} cannot be completed: {error}") from error
     originals, completed = examples.reshape(-1, *shape), completed.reshape(-1, *shape)
-    gallery.write_png(out, gallery.completions(originals, observed.reshape(shape), completed), _scale(shape))
+    gallery.write_png(out, gallery.completions(originals, observed.reshape(shape), completed), gallery.image_scale(shape))
     print(out)
     return 0
 
 
-def draw_samples(run: Run, model: Model, count: int | None, seed: int, out: Path) -> None:
-    """Draw `count` samples of `model` into the picture `out`: images as a grid, points of the plane beside the data's.
+def draw_samples(run: Run, model: Model, count: int | None, seed: int, out: Path) -> list[Path]:
+    """Draw `count` samples of `model` into the picture `out`: images as a grid, points beside the data's.
 
-    None stands for IMAGES or POINTS of them. The density on the plane is drawn too, if the model has one.
+    None stands for IMAGES or POINTS of them. The density on the plane is drawn too, if the model has one. Returns what was
+    written: [out], or nothing of a model that draws no samples by itself.
     """
     shape = tuple(run.config["data"]["shape"])
-    count = count or (POINTS if shape == PLANE else IMAGES)
+    count = count or (POINTS if shape in (LINE, PLANE) else IMAGES)
     with model.evaluating():
-        samples = to_device(model.sample(count, generator(seed, PICTURES)), "cpu").reshape(count, *shape)
-        if shape == PLANE:
+        try:
+            samples = to_device(model.sample(count, generator(seed, PICTURES)), "cpu").reshape(count, *shape)
+        except NotImplementedError:
+            return []
+        if shape in (LINE, PLANE):
             points = load_data(run.recipe.data, run.config["data"]["folder"]).test.images[:POINTS]
+        if shape == PLANE:
             gallery.write_plane(out, points, samples, _density(model))
+        elif shape == LINE:
+            gallery.write_picture(out, _histograms(points, samples), shape)
         else:
-            gallery.write_png(out, gallery.grid(samples), _scale(shape))
+            gallery.write_png(out, gallery.grid(samples), gallery.image_scale(shape))
+    return [out]
+
+
+def has_pictures(model: Model) -> bool:
+    """Whether the model has something to show besides samples."""
+    return type(model).pictures is not Model.pictures
+
+
+def draw_pictures(run: Run, model: Model, dataset: data.Dataset, seed: int, folder: Path, suffix: str = "") -> list[Path]:
+    """Draw what `model` has to show besides samples, given the test set: `folder`/NAME`suffix`.png; returns the paths."""
+    check_fit(dataset, run.recipe)
+    examples = held_out(dataset.test, run.recipe.binarization)
+    labels = {"labels": dataset.test.labels} if model.shows_labels else labels_for(model, dataset.test.labels)
+    with model.evaluating():
+        pictures = model.pictures(examples, generator(seed, PICTURES), **labels)
+    paths = [folder / f"{name}{suffix}.png" for name in pictures]
+    for path, picture in zip(paths, pictures.values()):
+        gallery.write_picture(path, picture, run.config["data"]["shape"])
+    return paths
+
+
+def _histograms(points: np.ndarray, samples: np.ndarray) -> Lines:
+    """The densities of numbers (n, 1): the shares that fall between neighbouring edges, in the data's range with a margin."""
+    margin = 0.1 * (points.max() - points.min())
+    edges = np.linspace(points.min() - margin, points.max() + margin, BINS + 1)
+    lines = {name: np.histogram(x, edges)[0] / len(x) / np.diff(edges) for name, x in (("data", points), ("samples", samples))}
+    return Lines((edges[1:] + edges[:-1]) / 2, {"density": lines})
 
 
 def _density(model: Model) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -83,11 +124,6 @@ def _density(model: Model) -> Callable[[np.ndarray], np.ndarray] | None:
     except NotImplementedError:
         return None
     return log_prob
-
-
-def _scale(shape: Sequence[int]) -> int:
-    """How large a pixel is drawn: images of 4 x 4 pixels would be lost at the size that suits those of 28 x 28."""
-    return max(2, 32 // shape[0])
 
 
 def load_data(name: str, folder: str | None) -> data.Dataset:

@@ -10,7 +10,7 @@ import sys
 from tinygen import gallery
 from tinygen.cli import complain
 from tinygen.cli.progress import observer
-from tinygen.cli.runs import draw_samples, load_data, usable_device
+from tinygen.cli.runs import draw_pictures, draw_samples, has_pictures, load_data, usable_device
 from tinygen.cli.text import duration, figures
 from tinygen.data import Dataset
 from tinygen.models import RecipeError, model_class
@@ -113,7 +113,9 @@ def _finish(run: Run, dataset: Dataset) -> None:
     """Figures and pictures of the picked model."""
     model = restore(run, run.config["device"])
     result = conclude(run, model, dataset)
-    draw_samples(run, model, None, run.config["seed"], run.samples_picture)
+    drawn = draw_samples(run, model, None, run.config["seed"], run.samples_picture)
+    if has_pictures(model):
+        drawn += draw_pictures(run, model, dataset, run.config["seed"], run.path)
     title = f"{result['model']} on {result['data']} ({result['binarization']})"
     gallery.write_curves(run.curves_picture, run.rows(), title, run.recipe.target)
     print(
@@ -124,7 +126,7 @@ def _finish(run: Run, dataset: Dataset) -> None:
         passed = result["target_passed"]
         when = f"after {passed['seconds']:.1f} s of training, epoch {passed['epoch']}" if passed else "never"
         print(f"target of {run.recipe.target:g} nats on the test set passed: {when}")
-    print(f"pictures: {run.samples_picture} {run.curves_picture}")
+    print("pictures:", *drawn, run.curves_picture)
 
 
 def _how_to_go_on(run: Run, what: str) -> str:

@@ -40,6 +40,8 @@ class Model(nn.Module):
     adversarial: ClassVar[bool] = False
     # Whether `train_step`, `evaluate`, `validate` and `pictures` also get the examples' class numbers (batch,), as `labels`.
     uses_labels: ClassVar[bool] = False
+    # Whether `pictures` gets them even so, as `labels`: None where the data have none.
+    shows_labels: ClassVar[bool] = False
 
     @classmethod
     def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:

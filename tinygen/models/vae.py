@@ -127,6 +127,7 @@ class VAE(Model):
     }
     selected_by = "bound_nll"
     likelihood = "estimate"
+    shows_labels = True
 
     def __init__(
         self,
