@@ -78,6 +78,12 @@ def _normalization() -> Iterator[Case]:
 
     yield check("batch_norm", lambda x, weight, bias: batch(x, weight, bias), x=images, **affine)
     yield check("batch_norm[training]", lambda x, weight, bias: batch(x, weight, bias, training=True), x=images, **affine)
+    yield check(
+        "batch_norm[training, leaky]",
+        lambda x, weight, bias: batch(x, weight, bias, training=True, negative_slope=0.2),
+        x=images,
+        **affine,
+    )
     yield check("batch_norm[matrix]", lambda x: batch(x, training=True, eps=0.1), x=normal(5, 3))
     yield check("batch_norm[no statistics]", lambda x: tg.batch_norm(x), x=images)
     yield check("instance_norm", lambda x: tg.instance_norm(x), x=images)

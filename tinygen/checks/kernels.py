@@ -75,10 +75,25 @@ def _adam(weight_decay: float, decoupled: bool) -> Run:
     return run
 
 
+def _batch_norm(shape: tuple[int, ...], slope: float) -> Run:
+    def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
+        x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        weight, bias = (rng.standard_normal(shape[1]).astype(dtype) for _ in range(2))
+        mean, variance = module.moments(x)
+        y = module.forward(x, mean, variance, weight, bias, 1e-5, slope)
+        gradients = module.backward(g, x, mean, variance, weight, bias, 1e-5, slope)
+        return {"mean": mean, "variance": variance, "y": y} | dict(zip(("g_x", "g_weight", "g_bias"), gradients))
+
+    return run
+
+
 def _cases() -> Iterator[Case]:
     for variant, (x, weight, options) in CONVOLUTIONS.items():
         yield from agreement("conv2d", _conv2d(x, weight, options), variant.strip("[]"))
     yield from agreement("conv2d", _conv2d((4, 16, 20, 20), (32, 16, 3, 3), {"padding": 1}), "large")
+    yield from agreement("batch_norm", _batch_norm((3, 4, 5, 7), 0.2))
+    yield from agreement("batch_norm", _batch_norm((6, 5), 0.0), "matrix, ReLU")
+    yield from agreement("batch_norm", _batch_norm((8, 40, 16, 16), 1.0), "large")
     yield from agreement("nade", _nade(5, 12, 7))
     yield from agreement("nade", _nade(1, 17, 1), "one example, one hidden unit")
     yield from agreement("nade", _nade(5, 12, 7, "F"), "Fortran-ordered")

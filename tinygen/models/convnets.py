@@ -2,7 +2,8 @@
 
 No pooling: strided convolutions halve the side of the maps, transposed ones double it. Batch norm everywhere except at the
 generator's output and the discriminator's input; ReLU in the generator and tanh at its end, leaky ReLU of slope 0.2 in the
-discriminator; all weights start from N(0, 0.02). Batch norm has a shift of its own, so layers before it have no bias.
+discriminator, by the layer of batch norm where there is one (`negative_slope`); all weights start from N(0, 0.02). Batch norm
+has a shift of its own, so layers before it have no bias.
 
 Images in these networks are (n, C, H, W) with values in [-1, 1]; outside, examples are flat and in [0, 1].
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygen import Tensor, nn, relu, tanh, transpose
+from tinygen import Tensor, nn, tanh, transpose
 
 if TYPE_CHECKING:
     from tinygen.data import Split
@@ -81,20 +82,19 @@ class Generator(nn.Module):
         widths = [inputs, *hidden, math.prod(self.start)]
         self.dense = nn.Sequential()
         for a, b in pairwise(widths[:-1]):
-            for layer in (nn.Dense(a, b, **options), nn.BatchNorm1d(b, dtype=dtype), nn.ReLU()):
-                self.dense.append(layer)
+            self.dense.append(nn.Dense(a, b, **options))
+            self.dense.append(nn.BatchNorm1d(b, negative_slope=0.0, dtype=dtype))
         self.project = nn.Dense(*widths[-2:], **options)
-        self.norm = nn.BatchNorm2d(channels[0], dtype=dtype)
+        self.norm = nn.BatchNorm2d(channels[0], negative_slope=0.0, dtype=dtype)
         self.double = nn.Sequential()
         for a, b in pairwise((*channels, shape[2])):
             self.double.append(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, **options))
-            if len(self.double) < 3 * len(channels) - 2:
-                self.double.append(nn.BatchNorm2d(b, dtype=dtype))
-                self.double.append(nn.ReLU())
+            if len(self.double) < 2 * len(channels) - 1:
+                self.double.append(nn.BatchNorm2d(b, negative_slope=0.0, dtype=dtype))
 
     def forward(self, z: Any) -> Tensor:
         maps = self.project(self.dense(z)).reshape((len(z), *self.start))
-        return tanh(self.double(relu(self.norm(maps))))
+        return tanh(self.double(self.norm(maps)))
 
 
 def halving(colours: int, channels: Sequence[int], *, rng: np.random.Generator, dtype: Any = np.float32) -> nn.Sequential:
@@ -103,7 +103,6 @@ def halving(colours: int, channels: Sequence[int], *, rng: np.random.Generator, 
     layers = nn.Sequential()
     for a, b in pairwise((colours, *channels)):
         layers.append(nn.Conv2d(a, b, 4, **options))
-        if len(layers) > 1:
-            layers.append(nn.BatchNorm2d(b, dtype=dtype))
-        layers.append(nn.LeakyReLU(SLOPE))
+        first = len(layers) == 1
+        layers.append(nn.LeakyReLU(SLOPE) if first else nn.BatchNorm2d(b, negative_slope=SLOPE, dtype=dtype))
     return layers

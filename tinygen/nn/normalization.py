@@ -27,10 +27,18 @@ class _Norm(Module):
 
 class _BatchNorm(_Norm):
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, *, dtype: Any = np.float32
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        *,
+        negative_slope: float = 1.0,
+        dtype: Any = np.float32,
     ):
         super().__init__(num_features, eps, affine, dtype)
         self.momentum = momentum
+        self.negative_slope = negative_slope
         self.register_buffer("running_mean", np.zeros(num_features, dtype))
         self.register_buffer("running_var", np.ones(num_features, dtype))
         self.register_buffer("num_batches_tracked", np.array(0, np.int64))
@@ -48,6 +56,7 @@ class _BatchNorm(_Norm):
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
+            negative_slope=self.negative_slope,
         )
 
 
@@ -56,6 +65,8 @@ class BatchNorm1d(_BatchNorm):
 
     In training mean and biased variance are the batch's, and the buffers running_mean and running_var move towards its
     mean and unbiased variance, r <- (1 - momentum) r + momentum * batch; in evaluation those buffers are used.
+
+    With a `negative_slope` other than 1 a leaky ReLU of that slope (0: a ReLU) follows, in the same pass over memory.
     """
 
     ranks = (2, 3)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from tinygen.backend import Array, module_of
+from tinygen.kernels import batch_norm as batch_norm_kernel
 from tinygen.op import differentiable
-from tinygen.ops.elementwise import abs, sigmoid, sqrt
+from tinygen.ops.elementwise import abs, astype, leaky_relu, sigmoid, sqrt, where
 from tinygen.ops.reduction import log_softmax, mean, sum, var
 from tinygen.ops.shape import getitem, reshape, squeeze, take_along_axis
-from tinygen.tensor import array_of
+from tinygen.tensor import Tensor, array_of
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -57,6 +58,23 @@ def dropout(x: Any, p: float, rng: np.random.Generator, training: bool = True) -
     return _masked(x, module_of(array_of(x)).asarray(keep.astype(x.dtype)))
 
 
+def _batch_norm_gradients(g: Any, x: Any, weight: Any, bias: Any, moments: tuple, eps: float, slope: float) -> tuple:
+    if not isinstance(g, Tensor):
+        return batch_norm_kernel.backward(g, x, *moments, weight, bias, eps, slope)
+    # Asked for with a graph of its own: the same in terms of ops, in which the moments depend on x.
+    axes = (0, *range(2, x.ndim))
+    z = _standardize(x, axes, eps)
+    w, b = _per_channel(weight, x.ndim), _per_channel(bias, x.ndim)
+    g = g * where(w * z + b > 0, 1.0, slope)
+    return _standardize_gradient(g * w, z, x, axes, eps), sum(g * z, axes), sum(g, axes)
+
+
+@differentiable(joint=_batch_norm_gradients)
+def _batch_norm(x: Array, weight: Array, bias: Array, /, moments: tuple[Array, Array], eps: float, slope: float) -> Array:
+    """`batch_norm` in training, with the leaky ReLU after it; `moments` are mean and variance of x."""
+    return batch_norm_kernel.forward(x, *moments, weight, bias, eps, slope)
+
+
 def _standardize_gradient(g: Any, y: Any, x: Any, axes: tuple[int, ...], eps: float) -> Any:
     # d/dx of (x - m)/s: the cotangent without its mean and without its component along y, divided by s.
     g = g - mean(g, axes, True) - y * mean(g * y, axes, True)
@@ -88,25 +106,32 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    negative_slope: float = 1.0,
 ) -> Any:
     """(x - mean)/sqrt(var + eps) * weight + bias for every channel of x (N, C, ...), as torch.nn.functional.batch_norm.
 
     Training (or without running statistics): mean and biased variance of this batch; the running arrays, if given, are moved in
     place, r <- (1 - momentum) r + momentum * batch, with the unbiased variance. Otherwise the running statistics themselves.
+    A `negative_slope` other than 1 is that of a leaky ReLU (0: a ReLU) which is applied to the result in the same pass.
     Source: Ioffe and Szegedy 2015, algorithm 1. ValueError when training on one value a channel.
     """
-    axes = (0, *range(2, x.ndim))
     if not training and running_mean is not None:
         shift, scale = (_per_channel(array_of(r), x.ndim) for r in (running_mean, running_var))
-        return _scale_and_shift((x - shift) * (scale + eps) ** -0.5, weight, bias)
+        y = _scale_and_shift((x - shift) * (scale + eps) ** -0.5, weight, bias)
+        return y if negative_slope == 1 else leaky_relu(y, negative_slope)
     count = x.size // x.shape[1]
     if training and count == 1:
         raise ValueError(f"batch_norm cannot train on one value a channel (x has shape {x.shape}): use a larger batch")
+    xp = module_of(array_of(x))
+    weight = xp.ones(x.shape[1], x.dtype) if weight is None else weight
+    bias = xp.zeros(x.shape[1], x.dtype) if bias is None else bias
+    dtype = np.result_type(*{v.dtype for v in (x, weight, bias) if v.dtype.kind == "f"} or {np.float32})
+    x, weight, bias = (v if v.dtype == dtype else astype(v, dtype) for v in (x, weight, bias))
+    mean, variance = moments = batch_norm_kernel.moments(array_of(x))
     if training and running_mean is not None:
-        raw = array_of(x)
-        running_mean += momentum * (raw.mean(axes) - running_mean)
-        running_var += momentum * (raw.var(axes, ddof=1) - running_var)
-    return _scale_and_shift(_standardize(x, axes, eps), weight, bias)
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (variance * (count / (count - 1)) - running_var)
+    return _batch_norm(x, weight, bias, moments=moments, eps=eps, slope=negative_slope)
 
 
 def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
