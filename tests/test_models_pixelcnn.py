@@ -15,10 +15,10 @@ from tinygen.models.pixelcnn import Block, PixelCNN
 from tinygen.models.pixels import MaskedConv2d, PixelModel, colour_of, draw, sees
 
 
-def model(shape, levels=2, *, hidden=6, blocks=2, head=6, seed=0, dtype=np.float64) -> PixelCNN:
+def model(shape, levels=2, *, hidden=6, blocks=2, head=6, kernel_size=3, seed=0, dtype=np.float64) -> PixelCNN:
     """A small model whose parameters are all of the size of 1, biases too: whatever it can see has a visible effect."""
     rng = np.random.default_rng(seed)
-    small = PixelCNN(shape, levels, hidden, blocks, head, rng, dtype)
+    small = PixelCNN(shape, levels, hidden, blocks, head, rng, kernel_size, dtype)
     for parameter in small.parameters():
         parameter.data[...] = 0.5 * rng.standard_normal(parameter.shape)
     return small
@@ -89,8 +89,8 @@ def support(small: PixelCNN) -> np.ndarray:
     return depends
 
 
-def reach(shape, blocks: int) -> np.ndarray:
-    """The same, expected: from every pixel by following the windows, the 3 x 3 ones `blocks` times, then the 7 x 7 one."""
+def reach(shape, blocks: int, kernel_size: int) -> np.ndarray:
+    """The same, expected: from every pixel by following the windows, those of the blocks in turn, then the 7 x 7 one."""
     H, W, colours = shape
 
     def window(r, c, radius, own):
@@ -102,7 +102,7 @@ def reach(shape, blocks: int) -> np.ndarray:
     for r, c in np.ndindex(H, W):
         features = {(r, c)}
         for _ in range(blocks):
-            features = set().union(*(window(i, j, 1, 1) for i, j in features))
+            features = set().union(*(window(i, j, kernel_size // 2, 1) for i, j in features))
         for i, j in set().union(*(window(i, j, 3, 0) for i, j in features)):
             expected[r, c, :, i, j, :] = True
         if features > {(r, c)}:  # features of an earlier pixel hold its own earlier colours, for every colour of this one
@@ -114,10 +114,10 @@ def reach(shape, blocks: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(9, 13, 1), (7, 9, 3)])
-@pytest.mark.parametrize("blocks", [0, 1, 3])
-def test_each_logit_depends_on_what_its_windows_reach_and_on_nothing_else(shape, blocks):
-    found = support(model(shape, hidden=24, blocks=blocks, head=24))
-    np.testing.assert_array_equal(found, reach(shape, blocks))
+@pytest.mark.parametrize(("blocks", "kernel_size"), [(0, 3), (1, 3), (3, 3), (1, 5)])
+def test_each_logit_depends_on_what_its_windows_reach_and_on_nothing_else(shape, blocks, kernel_size):
+    found = support(model(shape, hidden=24, blocks=blocks, head=24, kernel_size=kernel_size))
+    np.testing.assert_array_equal(found, reach(shape, blocks, kernel_size))
     D = math.prod(shape)
     assert not np.triu(found.reshape(D, D)).any()  # none on itself or a later one
 
@@ -145,7 +145,7 @@ def test_colours_see_those_before_them():
 
 def test_the_residual_is_added_once():
     rng = np.random.default_rng(0)
-    block, u = Block(4, 1, 1.0, rng=rng, dtype=np.float64), rng.standard_normal((2, 8, 5, 5))
+    block, u = Block(4, 3, 1, 1.0, rng=rng, dtype=np.float64), rng.standard_normal((2, 8, 5, 5))
     for name, parameter in block.named_parameters():
         if name.startswith("up"):
             parameter.data[...] = 0
