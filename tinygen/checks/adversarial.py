@@ -40,13 +40,46 @@ def _gan(loss: str) -> Callable[[np.random.Generator], Model]:
     def build(rng: np.random.Generator) -> Model:
         from tinygen.models.gan import GAN
 
-        return GAN(6, 3, "normal", (5, 4), (4, 3), 2, (0.2, 0.5), loss, 1, rng, dtype=np.float64)
+        return GAN(6, 2, "normal", (3,), (3,), 2, (0.2, 0.5), loss, 1, rng, dtype=np.float64)
 
     return build
+
+
+def _aae(rng: np.random.Generator) -> Model:
+    from tinygen.models.aae import AAE
+    from tinygen.models.priors import gaussian
+
+    return AAE(6, 2, (3,), (3,), gaussian(2), 1.5, 1e-3, rng, dtype=np.float64)
+
+
+def _infogan(rng: np.random.Generator) -> Adversarial:
+    from tinygen.models.infogan import InfoGAN
+
+    return InfoGAN((4, 4, 1), 2, 3, 2, (2, 3), 4, 3, 0.7, 0.5, rng, dtype=np.float64)
+
+
+def _infogan_generator(infogan: Any, x: Any, rng: np.random.Generator) -> Any:
+    noise, codes = infogan.draw(len(x), rng)
+    features = infogan.features(infogan.fakes(noise, codes))
+    category, continuous = infogan.information(features, codes)
+    return infogan.game.generator(infogan.D.logit(features)) - infogan.weight * (category + continuous)
+
+
+def _infogan_discriminator(infogan: Any, x: Any, rng: np.random.Generator) -> Any:
+    _, codes = infogan.draw(len(x), rng)  # of the examples, in the place of fakes
+    features = infogan.features(x)
+    category, continuous = infogan.information(features, codes)
+    players = infogan.game.discriminator(infogan.D.logit(features[::2]), infogan.D.logit(features[1::2]))
+    return players - infogan.weight * (category + continuous)
 
 
 CASES = [
     player("gan[discriminator]", _gan("saturating"), _discriminator),
     player("gan[generator, saturating]", _gan("saturating"), _generator),
     player("gan[generator, non-saturating]", _gan("non-saturating"), _generator),
+    player("aae[reconstruction]", _aae, lambda aae, x, rng: aae.reconstruction(x).mean()),
+    player(
+        "aae[discriminator]", _aae, lambda aae, x, rng: aae.game.discriminator(aae.D(aae.draw(5, rng)), aae.D(aae.encoder(x)))
+    ),
+    player("aae[encoder]", _aae, lambda aae, x, rng: aae.game.generator(aae.D(aae.encoder(x)))),
 ]

@@ -70,18 +70,18 @@ def _log_normal(z: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _peaks() -> Density:
-    """Two Gaussians on the line, a wide one and a narrow one that is higher."""
-    shares, centres, scales = np.array([0.6, 0.4]), np.array([-1.0, 1.5]), np.array([0.6, 0.25])
+    """Three Gaussians on the line, of different widths."""
+    shares, centres, scales = np.array([0.35, 0.3, 0.35]), np.array([-2.0, 0.0, 2.0]), np.array([0.5, 0.25, 0.35])
 
     def draw(n, rng):
-        peak = (rng.random(n) >= shares[0]).astype(int)
+        peak = rng.choice(3, n, p=shares)
         return (centres[peak] + scales[peak] * rng.standard_normal(n))[:, None]
 
     def log_prob(x):
         z = (x - centres) / scales
         return np.logaddexp.reduce(_log_normal(z, 1.0) + np.log(shares / scales), axis=-1)
 
-    return Density(draw, log_prob, centres[:, None], 1.25, dimensions=1)
+    return Density(draw, log_prob, centres[:, None], reach=1.0, dimensions=1)
 
 
 def _gaussians() -> Density:

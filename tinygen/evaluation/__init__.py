@@ -7,6 +7,7 @@ and what a classifier of digits, trained with this engine, sees in them.
 from tinygen.evaluation.classifier import DigitClassifier, digit_classifier
 from tinygen.evaluation.features import Balance, class_balance, frechet_distance, frechet_of_moments, moments, precision_recall
 from tinygen.evaluation.likelihood import SIGMAS, Parzen, bits_per_dim, importance_log_prob, log_densities, parzen
+from tinygen.evaluation.mmd import Discrepancy, mmd
 from tinygen.evaluation.samples import DIGITS, balance_of, sample_figures
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "SIGMAS",
     "Balance",
     "DigitClassifier",
+    "Discrepancy",
     "Parzen",
     "balance_of",
     "bits_per_dim",
@@ -23,6 +25,7 @@ __all__ = [
     "frechet_of_moments",
     "importance_log_prob",
     "log_densities",
+    "mmd",
     "moments",
     "parzen",
     "precision_recall",

@@ -73,6 +73,11 @@ MODELS = {
         "Variational autoencoder: a latent code for each example, and a bound on p(x), by importance weights a tighter one",
         "Kingma and Welling 2014",
     ),
+    "aae": Entry(
+        "aae:AAE",
+        "Adversarial autoencoder: a discriminator makes the codes follow any law that one can draw from",
+        "Makhzani et al. 2015",
+    ),
     "gan": Entry(
         "gan:GAN",
         "Generative adversarial nets: a generator and a discriminator, dense; on the line and the plane beside the optimal one",
@@ -82,6 +87,21 @@ MODELS = {
         "dcgan:DCGAN",
         "Deep convolutional GAN: two networks without pooling, batch norm in both, that play stably",
         "Radford, Metz, Chintala 2016",
+    ),
+    "infogan": Entry(
+        "infogan:InfoGAN",
+        "A GAN whose codes, a category and two numbers, can be read off what it draws, and so come to mean something",
+        "Chen et al. 2016",
+    ),
+    "text2image": Entry(
+        "text2image:Text2Image",
+        "Draws what a caption says: a recurrent text encoder, and a discriminator that matches images with texts",
+        "Reed et al. 2016",
+    ),
+    "cyclegan": Entry(
+        "cyclegan:CycleGAN",
+        "Translation between two kinds of images and back, learnt without a single pair",
+        "Zhu, Park, Isola, Efros 2017",
     ),
 }
 

@@ -16,8 +16,9 @@ For each of them the best D against a generator of density q is D* = p / (p + q)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -82,6 +83,19 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter._node = node
 
 
+def perceptron(
+    sizes: Sequence[int], *end: nn.Module, bias: Array | None = None, rng: np.random.Generator, dtype: Any = np.float32
+) -> nn.Sequential:
+    """Dense layers of these sizes, the inputs' first, with ReLUs between them and the modules `end` behind.
+
+    bias: start of the last layer's bias (sizes[-1],); None for draws.
+    """
+    layers = [nn.Dense(a, b, rng=rng, dtype=dtype) for a, b in pairwise(sizes)]
+    if bias is not None:
+        layers[-1].bias = nn.Parameter(np.asarray(bias, dtype))
+    return nn.Sequential(*(part for layer in layers[:-1] for part in (layer, nn.ReLU())), layers[-1], *end)
+
+
 class Adversarial(Model):
     """A model of two players, the modules G and D, that play `game`.
 
@@ -124,15 +138,15 @@ class Adversarial(Model):
         with frozen(self.D):
             g_loss = self.game.generator(self.discriminate(fake, rng))
             g_norm = optimizers.minimize(g_loss, "generator")
-        d_real, d_fake = (float(self.game.output(logits._data).mean()) for logits in (real, drawn))
-        return {
-            "d_loss": d_loss.item(),
-            "g_loss": g_loss.item(),
-            "d_real": d_real,
-            "d_fake": d_fake,
-            "d_norm": d_norm,
-            "g_norm": g_norm,
-        }
+        return self.figures(d_loss, g_loss, real, drawn, d_norm, g_norm)
+
+    def figures(
+        self, d_loss: Tensor, g_loss: Tensor, real: Tensor, fake: Tensor, d_norm: float, g_norm: float
+    ) -> dict[str, float]:
+        """What every adversarial model logs of a step; real and fake are the logits, from which D(x) and D(G(z)) come."""
+        d_real, d_fake = (float(self.game.output(logits._data).mean()) for logits in (real, fake))
+        losses = {"d_loss": d_loss.item(), "g_loss": g_loss.item()}
+        return losses | {"d_real": d_real, "d_fake": d_fake, "d_norm": d_norm, "g_norm": g_norm}
 
     def evaluate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
         """On held-out examples `x` and as many samples, without dropout: "d_real" = E D(x) and "d_fake" = E D(G(z))."""

@@ -26,7 +26,7 @@ import numpy as np
 from tinygen import Tensor, dropout, max, nn
 from tinygen.backend import Array, to_device
 from tinygen.data.densities import DENSITIES, Density
-from tinygen.models.adversarial import GAMES, Adversarial
+from tinygen.models.adversarial import GAMES, Adversarial, perceptron
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.optimum import Comparison, compare
 from tinygen.models.pictures import Images, Picture
@@ -179,13 +179,8 @@ class GAN(Adversarial):
                 f"prior = {prior!r}, loss = {loss!r}, d_steps = {d_steps}, noise = {noise}, pieces = {pieces}: "
                 f"expected uniform or normal, {' or '.join(LOSSES)}, and numbers from 1 up"
             )
-        layers = []
-        for a, b in pairwise((noise, *generator)):
-            layers += [nn.Dense(a, b, rng=rng, dtype=dtype), nn.ReLU()]
-        end = nn.Dense((noise, *generator)[-1], dimensions, rng=rng, dtype=dtype)
-        if bias is not None:
-            end.bias = nn.Parameter(np.asarray(bias, dtype))
-        self.G = nn.Sequential(*layers, end, *[nn.Sigmoid()] * sigmoid)
+        end = [nn.Sigmoid()] if sigmoid else []
+        self.G = perceptron((noise, *generator, dimensions), *end, bias=bias, rng=rng, dtype=dtype)
         self.D = Discriminator(dimensions, discriminator, pieces, dropout, rng=rng, dtype=dtype)
         self.noise, self.prior, self.game, self.d_steps, self.density = noise, prior, GAMES[loss], d_steps, density
 
