@@ -10,7 +10,7 @@ Examples are flat: `x` is a float32 array (batch, dimensions) with values in [0,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -38,6 +38,9 @@ class Model(nn.Module):
     nll_is: ClassVar[str] = "exact"
     # Whether it is trained against a discriminator: training then watches for a collapse (training/watch.py).
     adversarial: ClassVar[bool] = False
+    # Whether `sample` draws from the law of the whole data set, as a translation of some of its images does not: only then
+    # are samples held against the data.
+    draws_data: ClassVar[bool] = True
     # Whether `train_step`, `evaluate`, `validate` and `pictures` also get the examples' class numbers (batch,), as `labels`.
     uses_labels: ClassVar[bool] = False
     # Whether `pictures` gets them even so, as `labels`: None where the data have none.
@@ -62,6 +65,10 @@ class Model(nn.Module):
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """`n` examples drawn from the model, (n, dimensions), values in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} cannot draw samples")
+
+    def illustrate(self, texts: Sequence[str], rng: np.random.Generator) -> Array:
+        """A sample of what each of the texts says, (n, dimensions). Raises DataError for a text that it cannot read."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing from a text")
 
     def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
         """`x` with the entries where the boolean mask `observed` (dimensions,) is False drawn given the others."""

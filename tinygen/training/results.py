@@ -53,16 +53,13 @@ def measure_samples(
 ) -> dict[str, float] | None:
     """The figures of `count` samples of `model` (evaluation.sample_figures) against the split of `dataset`.
 
-    None for data that are no digits and for a model that draws nothing by itself.
+    None for data that are no digits, and for a model that draws something else than the data.
     """
-    if dataset.name not in DIGITS:
+    if dataset.name not in DIGITS or not model.draws_data:
         return None
     count, rng = count or sample_count(dataset), generator(run.config["seed"], SAMPLES)
-    try:
-        with model.evaluating():
-            parts = [to_device(model.sample(min(DRAWN, count - start), rng), "cpu") for start in range(0, count, DRAWN)]
-    except NotImplementedError:
-        return None
+    with model.evaluating():
+        parts = [to_device(model.sample(min(DRAWN, count - start), rng), "cpu") for start in range(0, count, DRAWN)]
     return _against(np.concatenate(parts).astype(np.float32), dataset, run.recipe.binarization, split, model.device)
 
 

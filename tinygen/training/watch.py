@@ -20,11 +20,10 @@ DOMINANT = 0.5  # the share of one kind, or of none, that is too much
 
 def look(model: Model, data: str, rng: np.random.Generator) -> Balance | None:
     """How SAMPLES of the model are spread over the kinds that the data set `data` is known to have; else None."""
-    try:
-        with model.evaluating():
-            return balance_of(data, model.sample(SAMPLES, rng))
-    except NotImplementedError:  # a model that only translates draws nothing by itself
+    if not model.draws_data:
         return None
+    with model.evaluating():
+        return balance_of(data, model.sample(SAMPLES, rng))
 
 
 def diagnose(figures: Mapping[str, float], balance: Balance | None = None, kind: str = "modes") -> list[str]:
