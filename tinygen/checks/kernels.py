@@ -87,6 +87,16 @@ def _batch_norm(shape: tuple[int, ...], slope: float) -> Run:
     return run
 
 
+def _bernoulli(batch: int, draws: int, dimensions: int, layout: str = "C") -> Run:
+    def run(module: ModuleType, rng: np.random.Generator, dtype: type) -> dict[str, np.ndarray]:
+        x = np.array(rng.integers(0, 2, (batch, dimensions)), dtype, order=layout)
+        logits = np.array(3 * rng.standard_normal((draws * batch, dimensions)), dtype, order=layout)
+        g = rng.standard_normal(draws * batch).astype(dtype)
+        return {"log_prob": module.log_prob(x, logits), "gradient": module.gradient(g, x, logits)}
+
+    return run
+
+
 def _cases() -> Iterator[Case]:
     for variant, (x, weight, options) in CONVOLUTIONS.items():
         yield from agreement("conv2d", _conv2d(x, weight, options), variant.strip("[]"))
@@ -94,6 +104,9 @@ def _cases() -> Iterator[Case]:
     yield from agreement("batch_norm", _batch_norm((3, 4, 5, 7), 0.2))
     yield from agreement("batch_norm", _batch_norm((6, 5), 0.0), "matrix, ReLU")
     yield from agreement("batch_norm", _batch_norm((8, 40, 16, 16), 1.0), "large")
+    yield from agreement("bernoulli", _bernoulli(5, 3, 7))
+    yield from agreement("bernoulli", _bernoulli(2, 1, 40, "F"), "Fortran-ordered")
+    yield from agreement("bernoulli", _bernoulli(7, 12, 300), "large")
     yield from agreement("nade", _nade(5, 12, 7))
     yield from agreement("nade", _nade(1, 17, 1), "one example, one hidden unit")
     yield from agreement("nade", _nade(5, 12, 7, "F"), "Fortran-ordered")

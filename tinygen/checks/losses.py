@@ -11,6 +11,7 @@ import numpy as np
 import tinygen as tg
 from tinygen.checks.inputs import between, bits, check, integers, normal
 from tinygen.checks.registry import Case
+from tinygen.ops.bernoulli import bernoulli_log_prob
 
 loss: Callable[..., Case] = partial(check, kind="loss")
 
@@ -39,6 +40,9 @@ def _losses() -> Iterator[Case]:
         for distance in ("mse_loss", "l1_loss"):
             function = partial(getattr(tg, distance), reduction=reduction)
             yield loss(f"{distance}[{reduction}]", function, x=normal(3, 4), target=normal(3, 4))
+    yield loss("bernoulli_log_prob", bernoulli_log_prob, x=bits(3, 4), logits=normal(3, 4))
+    yield loss("bernoulli_log_prob[two draws]", bernoulli_log_prob, x=bits(3, 4), logits=normal(6, 4))
+    yield loss("bernoulli_log_prob[far out]", bernoulli_log_prob, x=np.array([[1, 1, 0], [0, 1, 0]]), logits=FAR)
     yield loss("cross_entropy[one example]", tg.cross_entropy, logits=normal(5), targets=np.array(2))
 
 

@@ -35,6 +35,7 @@ from tinygen.evaluation import bits_per_dim, importance_log_prob
 from tinygen.models.base import Model, Optimizers, pixel_log_odds
 from tinygen.models.pictures import Images, Picture, Points
 from tinygen.models.recipe import Recipe
+from tinygen.ops.bernoulli import bernoulli_log_prob
 from tinygen.tensor import array_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class VAE(Model):
         ),
     }
     selected_by = "bound_nll"
+    nll_is = "estimate"
     likelihood = "estimate"
     shows_labels = True
 
@@ -196,8 +198,10 @@ class VAE(Model):
     def log_likelihood(self, x: Array, z: Any) -> Any:
         """ln p(x | z) of x (B, D) for each of the draws z (k, B, latent), (k, B) in nats."""
         k, B, _ = z.shape
-        tiled = module_of(x).broadcast_to(x.astype(self.dtype, copy=False), (k, *x.shape)).reshape(k * B, -1)
-        return self.output(z.reshape(k * B, -1)).log_prob(tiled).sum(-1).reshape(k, B)
+        p, x = self.output(z.reshape(k * B, -1)), x.astype(self.dtype, copy=False)
+        if self.log_sigma is None:
+            return bernoulli_log_prob(x, p.logits).reshape(k, B)
+        return p.log_prob(module_of(x).tile(x, (k, 1))).sum(-1).reshape(k, B)
 
     def log_weights(self, x: Array, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
         """ln w of `k` draws z ~ q(z | x) for each example, (k, B), and ln p(x | z) in it.
