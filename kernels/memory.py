@@ -10,7 +10,6 @@ import ctypes
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -45,23 +44,23 @@ def padded(size: int, dtype: np.dtype) -> int:
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialized array that starts on a cache line."""
     size = math.prod(shape) * dtype.itemsize
-    if size < WORTH_KEEPING:
-        memory = np.empty(size + LINE, np.uint8)
-    else:
-        memory = np.asarray(_Borrowed(_take(size + LINE)))
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    kept = size >= WORTH_KEEPING
+    block = _take(size + LINE) if kept else np.empty(size + LINE, np.uint8)
+    return np.asarray((_Borrowed if kept else _Aligned)(block, shape, dtype))
 
 
-class _Borrowed:
-    """What NumPy takes for the owner of a block. It goes when the last view of the block has gone, and gives the block back."""
+class _Aligned:
+    """What NumPy takes for the owner of an array in a block."""
 
-    def __init__(self, block: np.ndarray):
+    def __init__(self, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
+        address = block.__array_interface__["data"][0]
+        place = (address + -address % LINE, False)  # False: may be written to
         self.block = block
+        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": place, "version": 3}
 
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self.block.__array_interface__
+
+class _Borrowed(_Aligned):
+    """The same for a kept block. It goes when the last view of the array has gone, and gives the block back."""
 
     def __del__(self, give_back: Callable = _free.append):  # bound here, since at exit a module's names may be gone
         give_back(self.block)

@@ -60,6 +60,15 @@ def product(a, b, init, out, taps=1, apart=0):
             v += COLUMNS // 2 * lanes
 
 
+@jit
+def turn(source, target):
+    """target (C, R) = source (R, C) transposed; both have contiguous rows, and R and C fill whole vectors."""
+    lanes = VECTOR_BYTES // target.itemsize
+    for i in range(0, source.shape[0], lanes):
+        for j in range(0, source.shape[1], lanes):
+            _turn_block(source, target, i, j)
+
+
 class _Matrix:
     """Addresses in a matrix argument of an intrinsic."""
 
@@ -134,10 +143,45 @@ def _sum(builder, element, a, b, init, out, m, v, taps, apart, rows, columns):
 _tile, _narrow_tile = _tile_of(ROWS, COLUMNS), _tile_of(NARROW_ROWS, COLUMNS // 2)
 
 
+@numba.extending.intrinsic
+def _turn_block(typing_context, source, target, i, j):
+    """target[j : j + lanes, i : i + lanes] = source[i : i + lanes, j : j + lanes]^T, for as many lanes as a vector has.
+
+    With n lanes, number l of vector m has the place m n + l. Shuffling the vectors like a deck of cards, the second half between
+    the first, turns the bits of every place by one: log2 n rounds exchange m and l.
+    """
+
+    def generate(context, builder, signature, arguments):
+        matrices = (_Matrix(context, builder, *pair) for pair in zip(signature.args[:2], arguments))
+        read, write = ((matrix, place) for matrix, place in zip(matrices, (arguments[2:], arguments[:1:-1])))
+        element = context.get_value_type(target.dtype)
+        size = VECTOR_BYTES // target.dtype.bitwidth * 8
+        vector, half = ir.VectorType(element, size), size // 2
+
+        def at(matrix, place, m):
+            row = matrix.row(builder.add(place[0], _INDEX(m)))
+            first = builder.gep(builder.bitcast(row, element.as_pointer()), [place[1]])
+            return builder.bitcast(first, vector.as_pointer())
+
+        vectors = [builder.load(at(*read, m), align=target.dtype.bitwidth // 8) for m in range(size)]
+        for _ in range(size.bit_length() - 1):
+            pairs = [(a, b, first) for a, b in zip(vectors[:half], vectors[half:]) for first in (0, half)]
+            vectors = [_shuffle(builder, a, b, [k // 2 + k % 2 * size + first for k in range(size)]) for a, b, first in pairs]
+        for m, row in enumerate(vectors):
+            builder.store(row, at(*write, m), align=target.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(source, target, types.intp, types.intp), generate
+
+
+def _shuffle(builder: ir.IRBuilder, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
 def _splat(builder: ir.IRBuilder, number: Any, vector: ir.VectorType) -> Any:
-    undefined, lane = ir.Constant(vector, ir.Undefined), ir.IntType(32)
-    first = builder.insert_element(undefined, number, lane(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    return _shuffle(builder, first, undefined, [0] * vector.count)
 
 
 def _loop(builder: ir.IRBuilder, count: Any, values: list, step: Callable[[Any, list], Iterable]) -> list:

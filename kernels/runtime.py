@@ -101,6 +101,8 @@ def plain(array: np.ndarray) -> np.ndarray:
 
     Numba compiles a kernel anew for each of those kinds, for seconds at a time.
     """
+    if type(array) is np.ndarray and array.flags.carray:
+        return array
     return np.require(array, requirements=("C", "A", "W", "E"))
 
 

@@ -92,6 +92,22 @@ def store(typing_context, matrix, i, j, vector):
 
 
 @extending.intrinsic
+def copy(typing_context, source, i, j, target, k, l, count):
+    """Assign source[i, j : j + count] to target[k, l : l + count], which must not overlap.
+
+    A loop would move what does not fill several vectors one by one, and slices of the matrices count their references.
+    """
+
+    def generate(context, builder, _, arguments):
+        read = _address(context, builder, source, *arguments[:3], source.dtype)
+        write = _address(context, builder, target, *arguments[3:6], target.dtype)
+        numba.core.cgutils.raw_memcpy(builder, write, read, arguments[6], source.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp, types.intp), generate
+
+
+@extending.intrinsic
 def splat(typing_context, x):
     """Return the vector whose every lane is the number x."""
     vector, index = Vector(x), ir.IntType(32)

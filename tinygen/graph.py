@@ -212,7 +212,7 @@ def _apply_rules(node: Node, g: Any, pending: _Pending, targets: set[Node] | Non
 
 def _is_fresh(share: Any, g: Any, others: Iterable[Any]) -> bool:
     """Whether a rule has just made the array `share`, so that it may be written to; not if it passed it on or looks at it."""
-    if (share.__class__ is not np.ndarray and not is_array(share)) or share.base is not None or share is g:
+    if (share.__class__ is not np.ndarray and not is_array(share)) or is_array(share.base) or share is g:
         return False
     for other in others:
         if other is share or getattr(other, "base", None) is share:

@@ -3,29 +3,28 @@
 With the units of both sides sorted by degree the mask is a staircase: output j sees the first `reach[j]` inputs, and reach
 never falls. What makes it fast:
 
-* Outputs go by in tiles of a few rows, and the product of a tile ends where the reach of its last row ends. So about half of a
-  square layer is never multiplied.
-* A tile's weights are copied to scratch memory, in the first-level cache, which sorts them and puts zeros where the mask does;
-  the weights themselves are neither sorted nor masked. Activations are turned, so that a row of the product holds a batch.
-* Early tiles have little to do and late ones much: a thread takes them in pairs, one from either end.
+* The result of each product is computed in tiles of some units, and the sums of a tile are as long as the longest among them.
+  So about half of a square layer is never multiplied.
+* A tile's weights are copied to scratch memory, which sorts them and puts zeros where the mask does; the weights themselves
+  are neither sorted nor masked. All else is multiplied where it lies, if the units come sorted.
+* Early tiles have little to do and late ones much: the threads take them in turns, there and back.
 
 Every sum starts at the bias and runs over the inputs by degree, in the forward pass and in the sampler: so an activation that
 the sampler computes from the inputs known so far has the same bits as one from a whole pass, and no draw depends on which.
 """
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
 from ..memory import aligned, padded
-from ..product import product
+from ..product import ROWS, VECTOR_BYTES, product, turn
 from ..runtime import jit, pjit, plain
-from ..simd import element, fma, lanes, load, splat, store
+from ..simd import copy, element, fma, lanes, load, splat, store
 from ..vectormath import sigmoid
 from .plan import DIRECT, HIDDEN, network, staircase
 
-TILE = 12  # rows of a product's result; a multiple of product.ROWS
-WIDE = 48  # the same for the input gradient, whose weights are read by columns: few would be copied from each row
-TURN = 16  # rows of a matrix that is turned at a time: a cache line of the source
+BYTES = 256  # of a row in a tile of y or of the input gradient
+TALL = 4 * ROWS  # rows of a tile of the weight gradient
 
 
 def forward(x, weight, bias, in_degrees, out_degrees, strict=False):
@@ -33,9 +32,8 @@ def forward(x, weight, bias, in_degrees, out_degrees, strict=False):
     mask = staircase(in_degrees, out_degrees, strict)
     x, weight = plain(x), plain(weight)
     bias = np.zeros(len(weight), x.dtype) if bias is None else plain(bias)
-    turned = aligned((x.shape[1], padded(max(len(x), 1), x.dtype)), x.dtype)
     y = aligned((len(x), len(weight)), x.dtype)
-    _forward(x, weight, bias, *mask, turned, y)
+    _forward(get_num_threads(), _sorted(x, mask.columns), weight, bias, *mask, y)
     return y
 
 
@@ -43,9 +41,8 @@ def input_gradient(g, weight, in_degrees, out_degrees, strict=False):
     """See reference.py."""
     mask = staircase(in_degrees, out_degrees, strict)
     g, weight = plain(g), plain(weight)
-    turned = aligned((g.shape[1], padded(max(len(g), 1), g.dtype)), g.dtype)
     g_x = aligned((len(g), weight.shape[1]), g.dtype)
-    _input_gradient(g, weight, *mask, turned, g_x)
+    _input_gradient(get_num_threads(), _sorted(g, mask.rows), weight, *mask, g_x)
     return g_x
 
 
@@ -53,127 +50,129 @@ def weight_gradient(x, g, in_degrees, out_degrees, strict=False):
     """See reference.py."""
     mask = staircase(in_degrees, out_degrees, strict)
     x, g = plain(x), plain(g)
-    turned = aligned((g.shape[1], padded(max(len(g), 1), g.dtype)), g.dtype)
     by_degree = aligned((len(x), padded(max(x.shape[1], 1), x.dtype)), x.dtype)
     g_weight = aligned((g.shape[1], x.shape[1]), x.dtype)
-    _weight_gradient(x, g, *mask, turned, by_degree, g_weight)
+    _weight_gradient(get_num_threads(), x, _sorted(g, mask.rows), *mask, by_degree, g_weight)
     return g_weight
+
+
+def _sorted(x, order):
+    return x if _in_order(order) else x.take(order, axis=1)
 
 
 # ---- Products ----
 
 
 @pjit
-def _forward(x, weight, bias, columns, rows, reach, first, turned, y):
-    in_order = _in_order(columns)
-    _turn(x, columns, turned)
-    tiles = (len(rows) + TILE - 1) // TILE
-    for pair in prange((tiles + 1) // 2):
-        _forward_tile(pair, weight, bias, columns, rows, reach, turned, y, in_order)
-        if tiles - 1 - pair != pair:
-            _forward_tile(tiles - 1 - pair, weight, bias, columns, rows, reach, turned, y, in_order)
+def _forward(threads, x, weight, bias, columns, rows, reach, first, y):
+    wide, in_order = BYTES // y.itemsize, (_in_order(columns), _in_order(rows))
+    tiles = (len(rows) + wide - 1) // wide
+    for part in prange(threads):
+        for tile in range(tiles):
+            if _taker(tile, threads) == part:
+                _forward_tile(tile, x, weight, bias, columns, rows, reach, y, in_order)
 
 
 @jit
-def _forward_tile(tile, weight, bias, columns, rows, reach, turned, y, in_order):
-    start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
+def _forward_tile(tile, x, weight, bias, columns, rows, reach, y, in_order):
+    wide, vector = BYTES // y.itemsize, VECTOR_BYTES // y.itemsize
+    start, stop = tile * wide, min((tile + 1) * wide, len(rows))
     depth = reach[stop - 1]
-    scratch = np.empty((stop - start, depth), y.dtype)
-    out = np.empty((stop - start, turned.shape[1]), y.dtype)
+    scratch = np.zeros((wide, (depth + vector - 1) // vector * vector), y.dtype)
+    turned = np.empty((scratch.shape[1], wide), y.dtype)
+    begin, out = np.zeros((1, wide), y.dtype), np.empty((len(x), wide), y.dtype)
     for r in range(stop - start):
-        source, target, seen = weight[rows[start + r]], scratch[r], reach[start + r]
-        _take(source, columns, 0, seen, target, in_order)
-        target[seen:] = 0
-        out[r] = bias[rows[start + r]]
-    product(scratch, turned[:depth], out, out)
+        _take(weight, rows[start + r], columns, 0, reach[start + r], scratch, r, in_order[0])
+        begin[0, r] = bias[rows[start + r]]
+    turn(scratch, turned)
+    product(x[:, :depth], turned[:depth], begin, out)
     for b in range(len(y)):
-        for r in range(stop - start):
-            y[b, rows[start + r]] = out[r, b]
+        _put(out, b, rows, start, stop - start, y, b, in_order[1])
 
 
 @pjit
-def _input_gradient(g, weight, columns, rows, reach, first, turned, g_x):
-    in_order = _in_order(columns)
-    _turn(g, rows, turned)
-    tiles = (len(columns) + WIDE - 1) // WIDE
-    for pair in prange((tiles + 1) // 2):
-        _input_gradient_tile(pair, weight, columns, rows, reach, first, turned, g_x, in_order)
-        if tiles - 1 - pair != pair:
-            _input_gradient_tile(tiles - 1 - pair, weight, columns, rows, reach, first, turned, g_x, in_order)
+def _input_gradient(threads, g, weight, columns, rows, reach, first, g_x):
+    in_order, wide = _in_order(columns), BYTES // g_x.itemsize
+    tiles = (len(columns) + wide - 1) // wide
+    for part in prange(threads):
+        for tile in range(tiles):
+            if _taker(tile, threads) == part:
+                _input_gradient_tile(tile, g, weight, columns, rows, reach, first, g_x, in_order)
 
 
 @jit
-def _input_gradient_tile(tile, weight, columns, rows, reach, first, turned, g_x, in_order):
-    start, stop = tile * WIDE, min((tile + 1) * WIDE, len(columns))
+def _input_gradient_tile(tile, g, weight, columns, rows, reach, first, g_x, in_order):
+    wide = BYTES // g_x.itemsize
+    start, stop = tile * wide, min((tile + 1) * wide, len(columns))
     begin = first[start]
-    scratch = np.empty((len(rows) - begin, stop - start), g_x.dtype)
-    out = np.empty((stop - start, turned.shape[1]), g_x.dtype)
+    scratch = np.empty((len(rows) - begin, wide), g_x.dtype)
+    out = np.empty((len(g), wide), g_x.dtype)
     for j in range(begin, len(rows)):
-        source, target, seen = weight[rows[j]], scratch[j - begin], min(stop, reach[j]) - start
-        _take(source, columns, start, seen, target, in_order)
-        target[max(seen, 0) :] = 0
-    product(scratch.T, turned[begin:], np.zeros((1, turned.shape[1]), g_x.dtype), out)
+        seen = min(stop, reach[j]) - start
+        _take(weight, rows[j], columns, start, seen, scratch, j - begin, in_order)
+        for k in range(seen, wide):
+            scratch[j - begin, k] = 0
+    product(g[:, begin:], scratch, np.zeros((1, wide), g_x.dtype), out)
     for b in range(len(g_x)):
-        for r in range(stop - start):
-            g_x[b, columns[start + r]] = out[r, b]
+        _put(out, b, columns, start, stop - start, g_x, b, in_order)
 
 
 @pjit
-def _weight_gradient(x, g, columns, rows, reach, first, turned, by_degree, g_weight):
+def _weight_gradient(threads, x, g, columns, rows, reach, first, by_degree, g_weight):
     in_order = _in_order(columns)
-    _turn(g, rows, turned)
     for b in prange(len(x)):
-        _take(x[b], columns, 0, len(columns), by_degree[b], in_order)
+        _take(x, b, columns, 0, len(columns), by_degree, b, in_order)
         by_degree[b, len(columns) :] = 0
-    tiles = (len(rows) + TILE - 1) // TILE
-    for pair in prange((tiles + 1) // 2):
-        _weight_gradient_tile(pair, columns, rows, reach, turned, by_degree, g_weight, in_order)
-        if tiles - 1 - pair != pair:
-            _weight_gradient_tile(tiles - 1 - pair, columns, rows, reach, turned, by_degree, g_weight, in_order)
+    tiles = (len(rows) + TALL - 1) // TALL
+    for part in prange(threads):
+        for tile in range(tiles):
+            if _taker(tile, threads) == part:
+                _weight_gradient_tile(tile, g, columns, rows, reach, by_degree, g_weight, in_order)
 
 
 @jit
-def _weight_gradient_tile(tile, columns, rows, reach, turned, by_degree, g_weight, in_order):
-    start, stop = tile * TILE, min((tile + 1) * TILE, len(rows))
-    line = 64 // g_weight.itemsize
-    wide = (reach[stop - 1] + line - 1) // line * line
+def _weight_gradient_tile(tile, g, columns, rows, reach, by_degree, g_weight, in_order):
+    vector = VECTOR_BYTES // g_weight.itemsize
+    start, stop = tile * TALL, min((tile + 1) * TALL, len(rows))
+    wide = (reach[stop - 1] + vector - 1) // vector * vector
     out = np.empty((stop - start, wide), g_weight.dtype)
-    product(turned[start:stop, : len(by_degree)], by_degree[:, :wide], np.zeros((1, wide), g_weight.dtype), out)
+    product(g[:, start:stop].T, by_degree[:, :wide], np.zeros((1, wide), g_weight.dtype), out)
     for r in range(stop - start):
-        source, target, seen = out[r], g_weight[rows[start + r]], reach[start + r]
-        if in_order:
-            target[:seen] = source[:seen]
-            target[seen:] = 0
-        else:
-            for k in range(len(columns)):
-                target[columns[k]] = source[k] if k < seen else 0
+        row, seen = rows[start + r], reach[start + r]
+        g_weight[row, seen if in_order else 0 :] = 0
+        _put(out, r, columns, 0, seen, g_weight, row, in_order)
 
 
 @jit
-def _take(source, columns, start, count, target, in_order):
-    """target[:count] = source[columns[start : start + count]]; a plain copy where the columns are in order already."""
+def _taker(tile, threads):
+    """The thread that computes a tile: in the order 0, 1, ..., 1, 0, 0, 1, ..., since each tile has a little more to do."""
+    lap, place = divmod(tile, threads)
+    return threads - 1 - place if lap % 2 else place
+
+
+@jit
+def _take(source, i, columns, start, count, target, j, in_order):
+    """target[j, :count] = source[i, columns[start : start + count]]; a plain copy where the columns are in order already."""
     if in_order:
-        for k in range(count):
-            target[k] = source[start + k]
+        copy(source, i, start, target, j, 0, count)
     else:
         for k in range(count):
-            target[k] = source[columns[start + k]]
+            target[j, k] = source[i, columns[start + k]]
+
+
+@jit
+def _put(source, i, columns, start, count, target, j, in_order):
+    """target[j, columns[start : start + count]] = source[i, :count]."""
+    if in_order:
+        copy(source, i, 0, target, j, start, count)
+    else:
+        for k in range(count):
+            target[j, columns[start + k]] = source[i, k]
 
 
 @jit
 def _in_order(columns):
     return np.all(columns == np.arange(len(columns)))
-
-
-@jit(parallel=True)
-def _turn(source, order, target):
-    """target (units, B or more) = source[:, order]^T for source (B, units), padded with zeros."""
-    for part in prange((len(order) + TURN - 1) // TURN):
-        start, stop = part * TURN, min((part + 1) * TURN, len(order))
-        for b in range(len(source)):
-            for k in range(start, stop):
-                target[k, b] = source[b, order[k]]
-        target[start:stop, len(source) :] = 0
 
 
 # ---- Sampling, unit after unit ----
