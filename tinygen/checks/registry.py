@@ -78,7 +78,7 @@ def cases() -> dict[str, Case]:
     found: dict[str, Case] = {}
     parts = (
         "ops", "shaping", "images", "losses", "distributions", "layers", "kernels", "masked_conv", "masked_dense", "recurrence",
-        "models", "adversarial", "translation",
+        "models", "adversarial", "captioned", "translation",
     )  # fmt: skip
     for part in parts:
         for case in importlib.import_module(f"tinygen.checks.{part}").CASES:

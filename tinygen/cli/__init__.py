@@ -91,7 +91,13 @@ def parser() -> argparse.ArgumentParser:
     _add_place(command)
 
     command = add("sample", "runs:sample", "draw samples from a trained run into a picture")
-    _add_picture(command, None, "number of samples (default: 100 images, 2000 points of the plane)")
+    _add_picture(command, None, "number of samples (default: 100 images, 2000 points of the plane, 10 for each text)")
+    command.add_argument(
+        "--text",
+        action="append",
+        metavar="CAPTION",
+        help='draw what it says ("a thick seven slanted left"); repeat for more rows',
+    )
 
     command = add("complete", "runs:complete", "show halves of test digits to a run and let it fill in the others")
     _add_picture(command, 10, "number of digits (default: 10)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,18 @@ from tinygen.training.examples import PICTURES, labels_for
 
 LINE, PLANE = (1,), (2,)  # the shapes of examples that are points
 IMAGES, POINTS = 100, 2000  # how many samples a picture shows
+COLUMNS = 10  # samples of each text
 BINS = 60  # of a histogram
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Draw samples into a picture, and beside it what else the model has to show."""
+    """Draw samples into a picture, and beside it what else the model has to show; with texts, only what they say."""
     run = Run.open(options.run)
-    out = _picture(options, run, f"samples-{options.seed}.png")
+    out = _picture(options, run, f"{'texts' if options.text else 'samples'}-{options.seed}.png")
     model = restore(run, usable_device(options.device))
+    if options.text:
+        print(*draw_texts(run, model, options.text, options.count or COLUMNS, options.seed, out), sep="\n")
+        return 0
     drawn = draw_samples(run, model, options.count, options.seed, out)
     if has_pictures(model):
         drawn += draw_pictures(run, model, _data_of(run, options), options.seed, out.parent, f"-{options.seed}")
@@ -85,6 +89,19 @@ def draw_samples(run: Run, model: Model, count: int | None, seed: int, out: Path
         else:
             gallery.write_png(out, gallery.grid(samples), gallery.image_scale(shape))
     return [out]
+
+
+def draw_texts(run: Run, model: Model, texts: Sequence[str], count: int, seed: int, out: Path) -> list[str | Path]:
+    """Draw `count` samples of what each text says into the picture `out`, a row each; returns what to print of it."""
+    shape = tuple(run.config["data"]["shape"])
+    try:
+        with model.evaluating():
+            samples = model.illustrate([text for text in texts for _ in range(count)], generator(seed, PICTURES))
+    except NotImplementedError as error:
+        raise RunError(f"{run.path} cannot be given a text: {error}") from error
+    pictures = to_device(samples, "cpu").reshape(-1, *shape)
+    gallery.write_png(out, gallery.grid(pictures, columns=count), gallery.image_scale(shape))
+    return [*(f"row {row}: {text}" for row, text in enumerate(texts, 1)), out]
 
 
 def has_pictures(model: Model) -> bool:

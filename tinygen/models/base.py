@@ -105,10 +105,10 @@ class Model(nn.Module):
         nll = -total / len(x)
         return {"nll": nll, "bits_per_dim": bits_per_dim(nll, x.shape[1])}
 
-    def validate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
+    def validate(self, x: Array, rng: np.random.Generator, **labels: Array) -> dict[str, float]:
         """The figures on held-out examples during training, `selected_by` among them: those of `evaluate`, unless that
         takes too long to be done after every epoch."""
-        return self.evaluate(x, rng)
+        return self.evaluate(x, rng, **labels)
 
     def batches(self, x: Array, size: int = EVALUATION_BATCH) -> Iterator[Array]:
         """`x` in parts of at most `size` examples, each on the model's device."""
