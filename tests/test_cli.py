@@ -302,7 +302,7 @@ def test_gradcheck_reports_and_fails_when_one_is_wrong(command, monkeypatch, ok)
         "log": checks.Result("log", "x (3,)", 0.01 if ok else 99.0, 2, 0.5, ok, "" if ok else "x[1] is off"),
     }
     monkeypatch.setattr(checks, "select", lambda names: [name for name in results if not names or name in names])
-    monkeypatch.setattr(checks, "run_case", lambda case, seed: results[case])
+    monkeypatch.setattr(checks, "run_case", lambda case, seed, device: results[case])
     code, out, error = command("gradcheck")
     assert code == (0 if ok else 1)
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["exp", "log"]

@@ -94,7 +94,8 @@ def test_real_numbers_are_taken_as_they_are():
     check_fit(dataset, recipe)
     assert np.array_equal(held_out(dataset.valid, "real"), dataset.valid.images)
     known = {point.tobytes() for point in dataset.train.images}
-    batch = next(batches(dataset.train, recipe, 0, 0))
+    batch, labels = next(batches(dataset.train, recipe, 0, 0))
+    assert labels is None
     assert batch.shape == (7, 2)
     assert batch.dtype == np.float32
     assert all(point.tobytes() in known for point in batch)

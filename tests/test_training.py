@@ -450,12 +450,16 @@ def test_checkpoints_by_the_clock_change_nothing(digits):
 
 
 def test_a_second_signal_acts_at_once():
-    with Interruptions() as interruptions:
-        signal.raise_signal(signal.SIGINT)
-        assert interruptions.received == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
+    try:
+        with Interruptions() as interruptions:
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert interruptions.received == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 def test_a_nan_stops_the_run_names_the_op_and_keeps_the_checkpoint(digits, monkeypatch):
