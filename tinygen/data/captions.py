@@ -9,8 +9,8 @@ Four things can be said of an image: which digit it is, by its label, and three 
                                                    up, the shear that would take the slant away.
     size        sqrt(height width)                 of the box around the pixels above 1/2.
 
-A quality has two words, and each is said of a third of the training images: "thin" below the first third's quantile, "thick"
-above the last one's, neither between. Each digit has quantiles of its own, so a thick one is thick for a one, and the shape
+A quality has two words, each true of a third of the training images: "thin" below the first third's quantile, "thick" above
+the second's, neither between. (Of the size, whose boxes have few values, each is true of a fifth to a third.) Each digit has quantiles of its own, so a thick one is thick for a one, and the shape
 of a seven does not count as slant. (MNIST's digits are all scaled to fit 20 x 20 pixels, as a rule by their height: a small
 one there is a narrow one.)
 

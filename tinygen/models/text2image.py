@@ -262,7 +262,7 @@ class Text2Image(Adversarial):
 
         "digit": the share of the samples that the digit classifier reads as the digit that was asked for (only for images
         that it can read). "thickness", "slant", "size": of the samples whose caption states the quality, the share that
-        measures so; real images of the digit do in one case of three, whatever the caption.
+        measures so; by chance, as real images of the digit whatever the caption, a third would, and for the size a quarter.
         """
         said = captions.omit(self.facts(to_device(x, self.device), labels), rng)
         with self.evaluating():
