@@ -147,7 +147,7 @@ _tile, _narrow_tile = _tile_of(ROWS, COLUMNS), _tile_of(NARROW_ROWS, COLUMNS // 
 def _turn_block(typing_context, source, target, i, j):
     """target[j : j + lanes, i : i + lanes] = source[i : i + lanes, j : j + lanes]^T, for as many lanes as a vector has.
 
-    With n lanes, number l of vector m has the place m n + l. Shuffling the vectors like a deck of cards, the second half between
+    With n lanes, number l of vector m has the place m n + l. Shuffling the vectors as a deck of cards, the second half between
     the first, turns the bits of every place by one: log2 n rounds exchange m and l.
     """
 

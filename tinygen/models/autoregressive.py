@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygen import Tensor, binary_cross_entropy_with_logits
+from tinygen import Tensor
 from tinygen.backend import Array, module_of, to_device
 from tinygen.models.base import Model
 from tinygen.models.orderings import inverse, permutation
@@ -59,11 +59,3 @@ def observed_prefix(observed: Array, order: Array) -> int:
 def uniforms(shape: tuple[int, ...], like: Array, rng: np.random.Generator) -> Array:
     """Numbers drawn from [0, 1), of the dtype and on the device of `like`."""
     return module_of(like).asarray(rng.random(shape, dtype=np.float64).astype(like.dtype))
-
-
-def bernoulli_log_prob(x: Array, logits: Tensor) -> Tensor:
-    """sum_i ln p(x_i), (B,) in nats, where p(x_i = 1) = sigmoid(logits_i). Raises ValueError unless x is binary."""
-    grey = (x != 0) & (x != 1)
-    if grey.any():
-        raise ValueError(f"x must hold zeros and ones only, got {float(x[grey][0])}: binarize it first")
-    return -binary_cross_entropy_with_logits(logits, x, reduction="none").sum(axis=1)

@@ -28,10 +28,11 @@ import numpy as np
 from tinygen import Tensor, binary_cross_entropy_with_logits, dropout, logsumexp, nn, no_grad, relu, stack
 from tinygen.backend import Array, module_of, to_device
 from tinygen.kernels import masked_dense as kernel
-from tinygen.models.autoregressive import Autoregressive, bernoulli_log_prob, observed_prefix, uniforms
+from tinygen.models.autoregressive import Autoregressive, observed_prefix, uniforms
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.orderings import ordering, permutation
 from tinygen.models.recipe import Recipe
+from tinygen.ops.bernoulli import bernoulli_log_prob
 from tinygen.ops.masked import masked_linear
 
 if TYPE_CHECKING:
