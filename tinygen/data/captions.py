@@ -10,9 +10,9 @@ Four things can be said of an image: which digit it is, by its label, and three 
     size        sqrt(height width)                 of the box around the pixels above 1/2.
 
 A quality has two words, each true of a third of the training images: "thin" below the first third's quantile, "thick" above
-the second's, neither between. (Of the size, whose boxes have few values, each is true of a fifth to a third.) Each digit has quantiles of its own, so a thick one is thick for a one, and the shape
-of a seven does not count as slant. (MNIST's digits are all scaled to fit 20 x 20 pixels, as a rule by their height: a small
-one there is a narrow one.)
+the second's, neither between; of the size, which takes few values, of a fifth to a third. Each digit has quantiles of its own,
+so a thick one is thick for a one, and the shape of a seven does not count as slant. MNIST's digits are all scaled to fit 20 x 20
+pixels, most of them by their height: a small one there is a narrow one.
 
 Facts are an integer array (n, 4): the digit, then thickness, slant and size, each -1 for its first word, 1 for its second and
 0 where nothing is said. Captions put facts into words, in one of several orders; tokens are words as numbers, 0 for none.
