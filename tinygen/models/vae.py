@@ -86,19 +86,17 @@ class VAE(Model):
     """
 
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(epochs=150, batch_size=50, lr=2e-3, schedule="cosine", valid_every=5, model=PLAIN),
+        "quick": Recipe(epochs=60, lr=2e-3, schedule="cosine", valid_every=5, model=PLAIN),
         # A plane of codes, which can be drawn whole.
         "plane": Recipe(
-            epochs=150,
-            batch_size=50,
+            epochs=100,
             lr=2e-3,
             schedule="cosine",
             valid_every=5,
             model=PLAIN | {"latent": 2, "hidden": (400, 200)},
         ),
         "conv": Recipe(
-            epochs=60,
-            batch_size=50,
+            epochs=30,
             lr=2e-3,
             schedule="cosine",
             valid_every=5,
@@ -203,22 +201,29 @@ class VAE(Model):
             return bernoulli_log_prob(x, p.logits).reshape(k, B)
         return p.log_prob(module_of(x).tile(x, (k, 1))).sum(-1).reshape(k, B)
 
+    def draw(self, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Array]:
+        """`k` draws z = mu + e^(rho/2) eps of q(z | x) for each example, (k, B, latent), and their eps."""
+        eps = noise((k, *mu.shape), mu, rng)
+        return mu + exp(0.5 * rho) * eps, eps
+
     def log_weights(self, x: Array, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
         """ln w of `k` draws z ~ q(z | x) for each example, (k, B), and ln p(x | z) in it.
 
         In ln p(z) - ln q(z | x) = 1/2 sum(eps^2 + rho - z^2) the constants cancel.
         """
-        eps = noise((k, *mu.shape), mu, rng)
-        z = mu + exp(0.5 * rho) * eps
+        z, eps = self.draw(mu, rho, k, rng)
         log_likelihood = self.log_likelihood(x, z)
         return log_likelihood + 0.5 * (eps * eps + rho - z * z).sum(-1), log_likelihood
 
     def bound(self, x: Array, rng: np.random.Generator, k: int) -> Bound:
         """L_k by one set of `k` draws for each example of x (B, D); for k = 1 the ELBO with its KL in closed form."""
         mu, rho = self.encode(x)
+        kl = 0.5 * (mu * mu + exp(rho) - 1.0 - rho).sum(-1)
+        if k == 1:
+            reconstruction = self.log_likelihood(x, self.draw(mu, rho, 1, rng)[0])[0]
+            return Bound(reconstruction - kl, reconstruction, kl)
         log_w, log_likelihood = self.log_weights(x, mu, rho, k, rng)
-        reconstruction, kl = log_likelihood.mean(0), 0.5 * (mu * mu + exp(rho) - 1.0 - rho).sum(-1)
-        return Bound(reconstruction - kl if k == 1 else logsumexp(log_w, 0) - math.log(k), reconstruction, kl)
+        return Bound(logsumexp(log_w, 0) - math.log(k), log_likelihood.mean(0), kl)
 
     def loss(self, x: Array, rng: np.random.Generator) -> Tensor:
         """-L_k of the batch, in nats per example."""
