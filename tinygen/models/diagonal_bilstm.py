@@ -100,7 +100,7 @@ class DiagonalBiLSTM(PixelRNN):
         "paper": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=8,
+            epochs=12,
             batch_size=32,
             optimizer="adam",
             lr=6e-3,
