@@ -12,7 +12,8 @@ two discriminators play:
     G and F go down   L_game + lambda (L_cycle + iota L_identity)                              lambda = 10, iota = 1/2
     D_Y goes down     (E_y (D_Y(y) - 1)^2 + E_x D_Y(G(x))^2) / 2, and D_X likewise
 
-|.|_1 is a mean over pixels, whose values are in [-1, 1] here. L_cycle alone leaves the choice open: between n images and n
+|.|_1 is a mean over pixels, whose values are in [-1, 1] here. L_identity is for domains that differ in places; where every
+pixel has to change, as in a negative, it pulls against the game, and iota is 0. L_cycle alone leaves the choice open: between n images and n
 others all n! bijections, each with its inverse, cost nothing. Which of them is learnt is left to the game, and to what
 networks of small filters do easily.
 
