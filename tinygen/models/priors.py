@@ -64,9 +64,12 @@ def prior(name: str, latent: int) -> Sampler:
     if not colon:
         raise RecipeError(f"no prior {name!r}: {closest(name, PRIORS)}, or a sampler of your own, package.module:function")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        sampler = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"prior {name!r} cannot be imported: {error}") from error
+    if not callable(sampler):
+        raise RecipeError(f"prior {name!r} is no function of (n, rng) but a {type(sampler).__name__}")
+    return sampler
 
 
 def _plane(name: str, latent: int) -> None:
