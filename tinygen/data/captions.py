@@ -11,7 +11,7 @@ Four things can be said of an image: which digit it is, by its label, and three 
 
 A quality has two words, each true of a third of the training images: "thin" below the first third's quantile, "thick" above
 the second's, neither between; of the size, which takes few values, of a fifth to a third. Each digit has quantiles of its own,
-so a thick one is thick for a one, and the shape of a seven does not count as slant. MNIST's digits are all scaled to fit 20 x 20
+so a thick one is thick for a one, and the shape of a seven is no slant. All digits of MNIST are scaled to fit 20 x 20
 pixels, most of them by their height: a small one there is a narrow one.
 
 Facts are an integer array (n, 4): the digit, then thickness, slant and size, each -1 for its first word, 1 for its second and
