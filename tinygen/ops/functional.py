@@ -9,9 +9,10 @@ import numpy as np
 from tinygen.backend import Array, module_of
 from tinygen.kernels import batch_norm as batch_norm_kernel
 from tinygen.op import differentiable
+from tinygen.ops.categorical import surprise
 from tinygen.ops.elementwise import abs, astype, leaky_relu, sigmoid, sqrt, where
 from tinygen.ops.reduction import log_softmax, mean, sum, var
-from tinygen.ops.shape import getitem, reshape, squeeze, take_along_axis
+from tinygen.ops.shape import getitem, reshape
 from tinygen.tensor import Tensor, array_of
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -189,8 +190,7 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
         )
     if raw.size and (raw.min() < 0 or raw.max() >= classes):
         raise IndexError(f"cross_entropy target out of range: expected 0 to {classes - 1}, got {raw.min()} to {raw.max()}")
-    picked = take_along_axis(log_softmax(logits, axis), raw.reshape(raw.shape[:axis] + (1,) + raw.shape[axis:]), axis)
-    return _reduce(-squeeze(picked, axis), reduction)
+    return _reduce(surprise(logits, module_of(array_of(logits)).array(raw)), reduction)  # a copy: labels may change
 
 
 def _same_shape(name: str, x: Any, target: Any) -> None:
