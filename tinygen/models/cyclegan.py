@@ -13,9 +13,9 @@ two discriminators play:
     D_Y goes down     (E_y (D_Y(y) - 1)^2 + E_x D_Y(G(x))^2) / 2, and D_X likewise
 
 |.|_1 is a mean over pixels, whose values are in [-1, 1] here. L_identity is for domains that differ in places; where every
-pixel has to change, as in a negative, it pulls against the game, and iota is 0. L_cycle alone leaves the choice open: between n images and n
-others all n! bijections, each with its inverse, cost nothing. Which of them is learnt is left to the game, and to what
-networks of small filters do easily.
+pixel has to change, as in a negative, it pulls against the game, and iota is 0. L_cycle alone leaves the choice open: between
+n images and n others all n! bijections, each with its inverse, cost nothing. Which of them is learnt is left to the game, and
+to what networks of small filters do easily.
 
 The discriminators judge patches: D's output is a map, each entry of which sees a square of the image (`footprint`), and the
 game's means run over the map. Fakes reach them through a `Pool` of earlier ones, so that a translator cannot run in circles.
