@@ -295,7 +295,7 @@ def test_pictures_show_what_they_say(labelled):
         pictures = model.pictures(x, rng, labels)
         mu = model.encode(x)[0].numpy()
         decoded = model.mean(mu).numpy()
-    assert list(pictures) == ["manifold", "reconstructions", "interpolation", "latent"]
+    assert list(pictures) == ["means", "manifold", "reconstructions", "interpolation", "latent"]
     shown = pictures["reconstructions"].examples
     for row in (0, 2):
         for given, made in zip(shown[row], shown[row + 1]):
@@ -330,7 +330,7 @@ def test_the_command_line_trains_draws_and_evaluates(monkeypatch, tmp_path, caps
     result = json.loads(Path(out / "result.json").read_text())
     assert set(result["test"]) == {"nll", "bits_per_dim", "iwae_nll", "bound_nll", "reconstruction", "kl"}
     assert "valid_bound_nll" in (out / "metrics.csv").read_text()
-    names = ("samples", "manifold", "reconstructions", "interpolation", "latent", "curves")
+    names = ("samples", "means", "manifold", "reconstructions", "interpolation", "latent", "curves")
     assert all((out / f"{name}.png").exists() for name in names)
     capsys.readouterr()
     assert main(["evaluate", str(out)]) == 0

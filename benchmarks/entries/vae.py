@@ -90,7 +90,7 @@ def _torch(sizes: Sequence[int], state: State, x: np.ndarray, **options: bool) -
         optimizer.zero_grad()
         encoded = functional.linear(torch.tanh(functional.linear(target, *layers[0])), *layers[1])
         mu, rho = encoded.chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * rho) * torch.from_numpy(_noise(rng, (len(x), Z)))
+        z = mu + torch.exp(0.5 * rho) * torch.tensor(_noise(rng, (len(x), Z)))
         logits = functional.linear(torch.tanh(functional.linear(z, *layers[2])), *layers[3])
         reconstruction = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(x)
         kl = 0.5 * (mu * mu + rho.exp() - 1 - rho).sum() / len(x)

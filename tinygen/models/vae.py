@@ -263,8 +263,9 @@ class VAE(Model):
         return array_of(self.output(noise((n, self.latent), self.decoder[0].weight, rng)).sample(rng))
 
     def pictures(self, x: Array, rng: np.random.Generator, labels: Array | None = None) -> dict[str, Picture]:
-        """Of images: "manifold", "reconstructions", "interpolation"; where z has two dimensions also the codes, "latent".
+        """Of images: "means", "manifold", "reconstructions", "interpolation"; where z has two dimensions also "latent".
 
+        * means: E[x | z] of z ~ N(0, I): samples without the noise of their pixels.
         * manifold: E[x | z] on a grid of points of the plane that cut the prior into parts of one probability. Where z has more
           than two dimensions the plane goes through 0 along the first two principal directions of the test set's codes mu.
         * reconstructions: rows in pairs, test examples above and E[x | z = mu(x)] below.
@@ -279,6 +280,7 @@ class VAE(Model):
             above_below = np.stack([x[shown], self._decoded(codes[shown])], axis=1)
             a, b = codes[pairs[:, :1]], codes[pairs[:, 1:]]
             t = np.linspace(0, 1, 9)[:, None]
+            found["means"] = Images(self._decoded(rng.standard_normal((10, 10, self.latent))))
             found["manifold"] = Images(self._decoded(plane(codes)))
             found["reconstructions"] = Images(above_below.reshape(-1, *above_below.shape[2:]))
             found["interpolation"] = Images(
