@@ -97,7 +97,7 @@ class PixelCNN(PixelModel):
         "paper": Recipe(
             data="binarized-mnist",
             binarization="fixed",
-            epochs=12,
+            epochs=8,
             batch_size=16,
             optimizer="adamw",
             lr=4e-3,
