@@ -47,7 +47,7 @@ def test_points_of_the_line_follow_their_density_which_integrates_to_one():
     density = DENSITIES["peaks"]
     assert density.dimensions == 1
     cumulated = np.cumsum(np.exp(density.log_prob(MIDDLES[:, None]))) * (EDGES[1] - EDGES[0])
-    assert abs(cumulated[-1] - 1) < 1e-5
+    assert abs(cumulated[-1] - 1) < 2e-5  # a few of a hundred thousand lie beyond the edges
     points = density.draw(40_000, np.random.default_rng(3))
     assert stats.kstest(points[:, 0], lambda x: np.interp(x, EDGES[1:], cumulated)).pvalue > 1e-3
     assert np.exp(density.log_prob(density.centres)) == pytest.approx([0.2793, 0.4790, 0.3991], abs=2e-3)
