@@ -29,7 +29,7 @@ def players(variant: str, loss: Callable[..., Tensor]) -> Case:
         function = Functional(model, lambda: loss(model, *given()))
         return function, function.values({})
 
-    return Case(f"models.cyclegan[{variant}]", "model", make, 1, {"complex_step": False})
+    return Case(f"models.cyclegan[{variant}]", "model", make, 1, {"complex_step": False, "max_entries": 8})
 
 
 def _translators(model: Any, x: Any, y: Any) -> Tensor:
