@@ -22,12 +22,14 @@ import tinygen as tg
 from tinygen import checks, optim
 from tinygen._gradcheck_function import Function
 from tinygen.backend import device_of, module_of, to_device
+from tinygen.checks import captioned
 from tinygen.cli import main
 from tinygen.data import Dataset, Split
 from tinygen.gradcheck import _gradient_function
 from tinygen.kernels import adam, diagonal_lstm, runtime
 from tinygen.models import model_class
 from tinygen.training import checkpoint
+from tinygen.training.examples import labels_for
 
 ENGINE = {name: case for name, case in checks.cases().items() if case.kind != "kernel"}  # those are in test_kernels_gpu.py
 LAYERS = {name: case for name, case in ENGINE.items() if case.kind == "layer"}
@@ -153,14 +155,20 @@ def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path, monkeyp
     kind = model_class(SMALL[name].subject.removeprefix("models."))
     monkeypatch.setattr("tinygen.models.vae.SAMPLES", 40)
 
+    def fresh():  # Text2Image's cases are of parts of the model
+        return captioned.small(np.random.default_rng(0)) if "text2image" in name else made(SMALL[name])[0].module
+
     def life(device):
-        model, rng = made(SMALL[name])[0].module.to(device), np.random.default_rng(3)
+        model, rng = fresh().to(device), np.random.default_rng(3)
         size = 5, int(np.prod(getattr(model, "shape", 6)))
         continuous = "rnade" in name or "Gaussian" in name
         x = rng.standard_normal(size) if continuous else rng.integers(0, 2, size).astype(np.float64)
         optimizers = model.optimizers(kind.RECIPES["quick"])
-        figures = [model.train_step(to_device(x, device), optimizers, rng)["loss"] for _ in range(2)]
-        figures += model.evaluate(x, np.random.default_rng(4)).values()
+        labels = labels_for(model, np.arange(len(x)) % 10)
+        figures = []
+        for _ in range(2):
+            figures += model.train_step(to_device(x, device), optimizers, rng, **labels).values()
+        figures += model.evaluate(x, np.random.default_rng(4), **labels).values()
         with model.evaluating():
             drawn = [to_device(model.sample(3, rng), "cpu")]
             half = model.first_half(x.shape[1])
@@ -169,7 +177,7 @@ def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path, monkeyp
             with contextlib.suppress(ValueError, NotImplementedError):  # no half may come first in all orders of an ensemble
                 drawn.append(to_device(model.complete(to_device(x, device), half, rng), "cpu"))
         checkpoint.save(tmp_path / device, model, optimizers, rng, checkpoint.Progress())
-        twin = made(SMALL[name])[0].module.to(device)
+        twin = fresh().to(device)
         checkpoint.load(tmp_path / device, twin, twin.optimizers(kind.RECIPES["quick"]), rng)
         assert all(device_of(array) == model.device for array in arrays_of(twin))
         return [np.array(figures), *drawn, *twin.state_dict().values()]

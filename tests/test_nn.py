@@ -203,7 +203,7 @@ def test_repr():
         "Block(width=3\n"
         "  (layers.0): Dense(in_features=3, out_features=3)\n"
         "  (layers.1): ReLU()\n"
-        "  (layers.2.0): BatchNorm1d(num_features=3, eps=1e-05, momentum=0.1)\n"
+        "  (layers.2.0): BatchNorm1d(num_features=3, eps=1e-05, momentum=0.1, negative_slope=1.0)\n"
         "  (heads.left): Dense(in_features=3, out_features=1)\n"
         ")"
     )

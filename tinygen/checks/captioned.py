@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygen.backend import to_device
+from tinygen.backend import device_of, to_device
 from tinygen.checks.modules import Functional
 from tinygen.checks.registry import Case
 from tinygen.nn import Sequential
 from tinygen.tensor import Tensor
 
+if TYPE_CHECKING:
+    from tinygen.models.text2image import Text2Image
+
 SHAPE, DIGITS = (4, 4, 1), np.array([7, 0, 3])
 PIXELS, LATENT, HIDDEN = 16, 3, 4
+
+
+def small(rng: np.random.Generator, interpolation: bool = True) -> Text2Image:
+    """A model of 4 x 4 pixels, its weights away from where the units of a norm all come out alike."""
+    from tinygen.models.text2image import Text2Image
+
+    model = Text2Image(SHAPE, LATENT, (2, 3), 3, HIDDEN, 3, rng, interpolation, dtype=np.float64)
+    for parameter in model.parameters():
+        parameter.data[...] += 0.3 * rng.standard_normal(parameter.shape)
+    return model
 
 
 def players(
@@ -23,17 +36,15 @@ def players(
     """A case of `loss(model, a, b)` of the `networks`, by name, at two given arrays of these widths, every draw held fixed."""
 
     def make(rng: np.random.Generator) -> tuple[Callable, dict[str, Any]]:
-        from tinygen.models.text2image import Text2Image
-
-        model = Text2Image(SHAPE, LATENT, (2, 3), 3, HIDDEN, 3, rng, interpolation, dtype=np.float64)
-        for parameter in model.parameters():  # away from where units of a norm all come out alike
-            parameter.data[...] += 0.3 * rng.standard_normal(parameter.shape)
+        model = small(rng, interpolation)
         arrays = [rng.random((len(DIGITS), width)) for width in widths]
         players = Sequential(*(getattr(model, network) for network in networks))
 
         def call() -> Tensor:
-            dtype = next(players.parameters()).dtype
-            return loss(model, *(to_device(array.astype(dtype), model.device) for array in arrays))
+            like = next(players.parameters())._data
+            for bystander in {"G", "D"}.difference(networks):
+                getattr(model, bystander).to(device_of(like))
+            return loss(model, *(to_device(array.astype(like.dtype), device_of(like)) for array in arrays))
 
         function = Functional(players, call)
         return function, function.values({})
