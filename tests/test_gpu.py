@@ -189,7 +189,7 @@ def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path, monkeyp
 def test_the_command_line(cuda, tmp_path, monkeypatch, capsys):
     grey = np.random.default_rng(5).integers(0, 256, (90, 5, 6)).astype(np.uint8)
     digits = Dataset("mnist5k", Split(grey[:40]), Split(grey[40:65]), Split(grey[65:]))
-    for module in ("train", "runs"):
+    for module in ("evaluate", "train", "runs"):  # the first two before the third: they take its name when first imported
         monkeypatch.setattr(f"tinygen.cli.{module}.load_data", lambda name, folder: digits)
     runs = {device: tmp_path / device for device in ("cpu", cuda)}
     for device, run in runs.items():
