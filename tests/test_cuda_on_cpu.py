@@ -41,7 +41,7 @@ def test_case_of_the_registry(name):
     assert result.ok, result.message
 
 
-def agree(found, exact, dtype):
+def assert_agree(found, exact, dtype):
     """`found` has `dtype` and equals what the reference gives in float64, relative to the largest entry."""
     assert found.dtype == dtype
     assert found.shape == exact.shape
@@ -72,7 +72,7 @@ def test_adam(size, dtype, step, weight_decay, decoupled, multiprocessors, seed)
     with cuda_on_cpu(multiprocessors, seed):
         adam.adam_step(*state, *options)
     for array, right in zip(state, exact):
-        agree(array, right, dtype)
+        assert_agree(array, right, dtype)
 
 
 def nade_arrays(B, D, H, dtype, seed, scale=1.0):
@@ -97,7 +97,7 @@ def test_nade(B, D, H, dtype, seed, scale, multiprocessors):
     with cuda_on_cpu(multiprocessors, seed):
         found = nade_gradients(nade, *arrays)
     for array, exact in zip(found, nade_gradients(nade_reference, *in_double(arrays)), strict=True):
-        agree(array, exact, dtype)
+        assert_agree(array, exact, dtype)
 
 
 @given(EXAMPLES, **nade_sizes, share=st.floats(0, 1))
@@ -117,7 +117,7 @@ def test_nade_when_units_saturate(dtype, seed):
     *arrays, _ = nade_arrays(9, 40, 35, dtype, seed, scale=1e3)
     with cuda_on_cpu():
         log_prob, *others = nade_gradients(nade, *arrays)
-    agree(log_prob, nade_gradients(nade_reference, *in_double(arrays))[0], dtype)
+    assert_agree(log_prob, nade_gradients(nade_reference, *in_double(arrays))[0], dtype)
     assert all(np.isfinite(array).all() for array in others)
 
 
@@ -156,7 +156,7 @@ def test_conv2d(images, channels, outs, groups, size, kernel, stride, padding, d
         found = list(results(conv2d, x, weight, g, *biases))
     exact = results(conv2d_reference, *in_double([x, weight, g, *(biases if bias else [])]))
     for array, right in zip(found, exact, strict=True):
-        agree(array, right, dtype)
+        assert_agree(array, right, dtype)
 
 
 @pytest.mark.skipif(SANITIZE, reason="this is the run with sanitizers")

@@ -92,7 +92,8 @@ def test_the_loop_is_vectorized(dtype):
 
 def test_without_numba_at_import():
     code = "import tinygen.optim, sys; assert 'numba' not in sys.modules, 'numba was imported'"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_other_arrays_are_refused():

@@ -13,7 +13,7 @@ def functional():
     return pytest.importorskip("torch", reason="PyTorch is in the bench extra").nn.functional
 
 
-def torch_pair(function, reference, *arrays, tolerance=1e-12):
+def assert_same_as_torch(function, reference, *arrays, tolerance=1e-12):
     """Values and all gradients of two functions, one on Tensors, the other on torch tensors, in float64."""
     import torch
 
@@ -34,16 +34,20 @@ def test_losses(functional, reduction):
     rng = np.random.default_rng(1)
     x, t, p = rng.standard_normal((5, 4)), rng.standard_normal((5, 4)), rng.random((5, 4))
     options = {"reduction": reduction}
-    torch_pair(lambda x, t: tg.mse_loss(x, t, **options), lambda x, t: functional.mse_loss(x, t, **options), x, t)
-    torch_pair(lambda x, t: tg.l1_loss(x, t, **options), lambda x, t: functional.l1_loss(x, t, **options), x, t)
-    torch_pair(
+    assert_same_as_torch(lambda x, t: tg.mse_loss(x, t, **options), lambda x, t: functional.mse_loss(x, t, **options), x, t)
+    assert_same_as_torch(lambda x, t: tg.l1_loss(x, t, **options), lambda x, t: functional.l1_loss(x, t, **options), x, t)
+    assert_same_as_torch(
         lambda x, p: tg.binary_cross_entropy_with_logits(x, p, **options),
         lambda x, p: functional.binary_cross_entropy_with_logits(x, p, **options), x, p,
     )  # fmt: skip
-    torch_pair(lambda x, p: tg.cross_entropy(x, p, **options), lambda x, p: functional.cross_entropy(x, p, **options), x, p)
+    assert_same_as_torch(
+        lambda x, p: tg.cross_entropy(x, p, **options), lambda x, p: functional.cross_entropy(x, p, **options), x, p
+    )
     for shape, labels in [((5, 4), (5,)), ((4,), ()), ((5, 4, 3), (5, 3)), ((2, 4, 3, 2), (2, 3, 2))]:
         x, y = rng.standard_normal(shape), rng.integers(0, 4, labels)
-        torch_pair(lambda x, y: tg.cross_entropy(x, y, **options), lambda x, y: functional.cross_entropy(x, y, **options), x, y)
+        assert_same_as_torch(
+            lambda x, y: tg.cross_entropy(x, y, **options), lambda x, y: functional.cross_entropy(x, y, **options), x, y
+        )
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (2, 3, 4, 5)])
@@ -55,7 +59,7 @@ def test_normalizations(functional, shape):
 
     for training in (True, False):
         ours, theirs = (mean.copy(), variance.copy()), (torch.tensor(mean), torch.tensor(variance))
-        torch_pair(
+        assert_same_as_torch(
             lambda x, w, b, ours=ours, t=training: tg.batch_norm(x, *ours, w, b, t, 0.3, 1e-3),
             lambda x, w, b, theirs=theirs, t=training: functional.batch_norm(x, *theirs, w, b, t, 0.3, 1e-3),
             x, w, b, tolerance=1e-11,
@@ -63,7 +67,7 @@ def test_normalizations(functional, shape):
         for a, u in zip(ours, theirs):
             np.testing.assert_allclose(a, u.numpy(), rtol=1e-12)
     if len(shape) > 2:
-        torch_pair(
+        assert_same_as_torch(
             lambda x, w, b: tg.instance_norm(x, w, b, 1e-3),
             lambda x, w, b: functional.instance_norm(x, None, None, w, b, eps=1e-3), x, w, b, tolerance=1e-11,
         )  # fmt: skip
