@@ -241,7 +241,7 @@ def test_only_what_is_observed_must_be_bits(kind):
     model, observed = random_model(kind, 4, 15), np.array([True, False, True, False])
     x = np.array([[1.0, np.nan, 0.0, 0.3]])
     assert np.isin(model.complete(x, observed, np.random.default_rng(0)), (0, 1)).all()
-    with pytest.raises(ValueError, match=r"0 or 1, but a value is 0\.3"):
+    with pytest.raises(ValueError, match=r"zeros and ones only, got 0\.3"):
         model.complete(x, np.array([True, False, True, True]), np.random.default_rng(0))
 
 

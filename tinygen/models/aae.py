@@ -154,7 +154,7 @@ class AAE(Adversarial):
         z = np.asarray(self.prior(n, rng))
         if z.shape != (n, self.latent):
             raise ValueError(f"the prior drew codes of shape {z.shape}, expected {(n, self.latent)}")
-        return to_device((self.scale * z).astype(next(self.decoder.parameters()).dtype), self.device)
+        return self.own(self.scale * z)
 
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """R(z) of `n` draws of the prior, (n, D)."""

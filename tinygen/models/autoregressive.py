@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinygen import Tensor
-from tinygen.backend import Array, module_of, to_device
+from tinygen.backend import Array, to_device
 from tinygen.models.base import Model
 from tinygen.models.orderings import inverse, permutation
 
@@ -54,8 +54,3 @@ def observed_prefix(observed: Array, order: Array) -> int:
             f"pixel {int(order[start:][seen[start:]][0])} is observed but pixel {int(order[~seen][0])}, before it, is not"
         )
     return start
-
-
-def uniforms(shape: tuple[int, ...], like: Array, rng: np.random.Generator) -> Array:
-    """Numbers drawn from [0, 1), of the dtype and on the device of `like`."""
-    return module_of(like).asarray(rng.random(shape, dtype=np.float64).astype(like.dtype))

@@ -130,6 +130,16 @@ class Model(nn.Module):
         """Where the parameters are: "cpu" or "cuda:N"."""
         return device_of(next(iter(self.parameters()))._data)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the parameters, and so of what the model computes."""
+        return next(iter(self.parameters())).dtype
+
+    def own(self, values: Array) -> Array:
+        """`values` as the model computes with them: of its dtype, on its device. What is random is drawn before, on the CPU, so
+        that every device gets the same numbers."""
+        return to_device(values.astype(self.dtype, copy=False), self.device)
+
 
 class NotFiniteError(ArithmeticError):
     """A loss or a gradient became NaN or infinite; the parameters were left as they were before that update."""

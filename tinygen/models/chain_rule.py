@@ -57,11 +57,6 @@ class ChainRule(OrderedCountingModel):
     def tally(self, x: Array) -> Array:
         return module_of(x).concatenate(levels_of(state_counts(self.visited(x)), lambda off, on: off + on))
 
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """`n` images (n, dimensions), pixel after pixel."""
-        nothing = np.zeros(self.dimensions, bool)
-        return self.complete(module_of(self.order).zeros((n, self.dimensions), self.logits.dtype), nothing, rng)
-
     def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
         """`x` with the pixels where `observed` (n,) is False drawn from their exact conditional given all the others."""
         observed = module_of(self.order).asarray(observed)[self.order]

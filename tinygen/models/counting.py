@@ -34,7 +34,7 @@ from tinygen.backend import Array, module_of
 from tinygen.models.base import Model, Optimizers
 from tinygen.models.orderings import ordering, permutation
 from tinygen.models.recipe import Recipe, RecipeError
-from tinygen.models.states import bits
+from tinygen.ops.bernoulli import bits
 
 if TYPE_CHECKING:
     from tinygen.data import Split
@@ -116,6 +116,11 @@ class CountingModel(Model):
     def visited(self, x: Array) -> Array:
         """The pixels of x (B, n) in the model's order."""
         return x
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """`n` images (n, dimensions): nothing is observed, and all of it is drawn."""
+        nothing = np.zeros(self.dimensions, bool)
+        return self.complete(self.own(np.zeros((n, self.dimensions))), nothing, rng)
 
     def logits_of(self, counts: Array) -> Array:
         """The logits whose probabilities are the relative frequencies ln (n1 / n0); 0 in a row without counts."""

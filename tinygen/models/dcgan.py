@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from tinygen import Tensor, nn
-from tinygen.backend import Array, to_device
+from tinygen.backend import Array
 from tinygen.models.adversarial import Adversarial
 from tinygen.models.convnets import Generator, Shape, halving, image_shape, to_examples, to_images, units, weights
-from tinygen.models.pictures import Images, Picture
+from tinygen.models.pictures import Images, Picture, between
 from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class DCGAN(Adversarial):
 
     def noise(self, n: int, rng: np.random.Generator) -> Array:
         """z ~ U(-1, 1), (n, latent)."""
-        z = rng.uniform(-1, 1, (n, self.latent)).astype(self.G.project.weight.dtype)
-        return to_device(z, self.device)
+        return self.own(rng.uniform(-1, 1, (n, self.latent)))
 
     def generate(self, n: int, rng: np.random.Generator) -> Tensor:
         return to_examples(self.G(self.noise(n, rng)))
@@ -95,9 +94,7 @@ class DCGAN(Adversarial):
 
     def pictures(self, x: Array, rng: np.random.Generator) -> dict[str, Picture]:
         """walks: in each row the images on a straight line between two draws of z."""
-        ends = self.noise(2 * WALKS, rng).reshape(2, WALKS, 1, self.latent)
-        t = to_device(np.linspace(0, 1, STEPS, dtype=ends.dtype)[:, None], self.device)
-        z = (1 - t) * ends[0] + t * ends[1]
+        z = between(*self.noise(2 * WALKS, rng).reshape(2, WALKS, self.latent), STEPS)
         with self.evaluating():
             walks = to_examples(self.G(z.reshape(-1, self.latent))).numpy()
         return {"walks": Images(walks.reshape(WALKS, STEPS, -1))}

@@ -32,8 +32,10 @@ import numpy as np
 
 from tinygen import Tensor, binary_cross_entropy_with_logits, logsumexp, nn, sigmoid, softplus
 from tinygen.backend import Array, module_of, to_device
+from tinygen.evaluation import bits_per_dim
 from tinygen.models.base import Model, pixel_log_odds
 from tinygen.models.recipe import Recipe
+from tinygen.ops.bernoulli import bits
 
 if TYPE_CHECKING:
     from tinygen.data import Split
@@ -118,7 +120,7 @@ class EoNADE(Model):
 
         x (B, D) is binary; seen (B, D) is boolean, with d - 1 < D dimensions True in a row. ValueError for any other x.
         """
-        x = self._binary(x)
+        x = bits(x).astype(self.dtype, copy=False)
         D, m = x.shape[1], seen.astype(x.dtype)
         logits = self.output(self.hidden(module_of(x).concatenate([x * m, m], axis=1)))
         weight = D / (D - m.sum(axis=1, keepdims=True))
@@ -130,13 +132,13 @@ class EoNADE(Model):
 
     def log_prob_in(self, x: Array, order: Array) -> Array:
         """ln p(x | o) (B,) in nats, exactly: binary x (B, D), `order` (D,) a permutation, or (B, D) one for each example."""
-        x = self._binary(x)
+        x = bits(x).astype(self.dtype, copy=False)
         xp = module_of(x)
         rows, network, total = xp.arange(len(x)), _Network(self, len(x)), xp.zeros(len(x))
         for i in order.T:
-            bits = x[rows, i]
-            total -= softplus((1 - 2 * bits) * network.logits(i))
-            network.see(i, bits)
+            seen = x[rows, i]
+            total -= softplus((1 - 2 * seen) * network.logits(i))
+            network.see(i, seen)
         return total.astype(x.dtype)
 
     def log_prob(self, x: Array) -> Tensor:
@@ -163,7 +165,7 @@ class EoNADE(Model):
         nll = -float(_mixture(joints).mean())
         return {
             "nll": nll,
-            "bits_per_dim": nll / (x.shape[1] * math.log(2)),
+            "bits_per_dim": bits_per_dim(nll, x.shape[1]),
             "order_nll": -float(joints.mean()),
             "scored": len(x),
         }
@@ -192,16 +194,9 @@ class EoNADE(Model):
         seen[rows[:, None], orders] = 0
         network = _Network(self, len(x), x, seen)
         for i, u in zip(orders.T, uniforms.T):
-            x[rows, i] = bits = (u < sigmoid(network.logits(i))).astype(x.dtype)
-            network.see(i, bits)
+            x[rows, i] = drawn = (u < sigmoid(network.logits(i))).astype(x.dtype)
+            network.see(i, drawn)
         return x
-
-    def _binary(self, x: Array) -> Array:
-        """`x` as numbers of the parameters' dtype; ValueError if one is neither 0 nor 1."""
-        wrong = (x != 0) & (x != 1)
-        if wrong.any():
-            raise ValueError(f"x must hold zeros and ones only, got {float(x[wrong][0])}: binarize it first")
-        return x.astype(self.output.weight.dtype, copy=False)
 
 
 class _Network:

@@ -64,11 +64,6 @@ class FullJoint(CountingModel):
     def tally(self, x: Array) -> Array:
         return state_counts(x)
 
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """`n` images (n, dimensions): the die is thrown `n` times."""
-        nothing = np.zeros(self.dimensions, bool)
-        return self.complete(module_of(self.logits._data).zeros((n, self.dimensions), self.logits.dtype), nothing, rng)
-
     def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
         """`x` with the pixels where `observed` (n,) is False drawn from their exact conditional given all the others."""
         return complete_states(self.log_table()._data.astype(np.float64), x, observed, rng)

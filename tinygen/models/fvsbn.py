@@ -16,7 +16,7 @@ import numpy as np
 from tinygen import Tensor, nn
 from tinygen.backend import Array, module_of
 from tinygen.kernels import masked_dense as kernel
-from tinygen.models.autoregressive import Autoregressive, observed_prefix, uniforms
+from tinygen.models.autoregressive import Autoregressive, observed_prefix
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.orderings import ordering
 from tinygen.models.recipe import Recipe
@@ -79,4 +79,4 @@ class FVSBN(Autoregressive):
         """
         x = module_of(self.b._data).asarray(x).astype(self.b.dtype)
         start = observed_prefix(observed, self.order)
-        return kernel.complete(x, start, uniforms(x.shape, x, rng), [self.W._data], [self.b._data], [self.places()])
+        return kernel.complete(x, start, self.own(rng.random(x.shape)), [self.W._data], [self.b._data], [self.places()])

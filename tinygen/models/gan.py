@@ -29,7 +29,7 @@ from tinygen.data.densities import DENSITIES, Density
 from tinygen.models.adversarial import GAMES, Adversarial, perceptron
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.optimum import Comparison, compare
-from tinygen.models.pictures import Images, Picture
+from tinygen.models.pictures import Images, Picture, between
 from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -193,9 +193,8 @@ class GAN(Adversarial):
 
     def draw_noise(self, n: int, rng: np.random.Generator) -> Array:
         """`n` draws of z, (n, noise), on the model's device."""
-        shape, dtype = (n, self.noise), next(self.G.parameters()).dtype
-        z = rng.standard_normal(shape) if self.prior == "normal" else rng.uniform(-math.sqrt(3), math.sqrt(3), shape)
-        return to_device(z.astype(dtype), self.device)
+        shape, edge = (n, self.noise), math.sqrt(3)
+        return self.own(rng.standard_normal(shape) if self.prior == "normal" else rng.uniform(-edge, edge, shape))
 
     def generate(self, n: int, rng: np.random.Generator) -> Tensor:
         return self.G(self.draw_noise(n, rng))
@@ -218,8 +217,7 @@ class GAN(Adversarial):
         """ "optimum": D against D*, where the law of the data is known; else "interpolations" between values of z."""
         if self.density is not None:
             return {"optimum": self.compare(x, rng).picture()}
-        start, end = (self.draw_noise(ENDS, rng)[:, None] for _ in range(2))
-        t = np.linspace(0, 1, STEPS, dtype=np.float32)[:, None]
+        z = between(self.draw_noise(ENDS, rng), self.draw_noise(ENDS, rng), STEPS)
         with self.evaluating():
-            found = [self.G(a + (b - a) * to_device(t, self.device))._data for a, b in zip(start[:, 0], end[:, 0])]
-        return {"interpolations": Images(np.stack([to_device(row, "cpu") for row in found]))}
+            found = self.G(z.reshape(-1, self.noise)).numpy()
+        return {"interpolations": Images(found.reshape(ENDS, STEPS, -1))}

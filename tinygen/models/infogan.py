@@ -172,11 +172,8 @@ class InfoGAN(Adversarial):
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Codes]:
         """Noise z (n, latent) and codes, from their priors."""
-        dtype = self.G.project.weight.dtype
-        noise, continuous = (rng.uniform(-1, 1, (n, size)).astype(dtype) for size in (self.latent, self.continuous))
-        arrays = noise, rng.integers(self.categories, size=n), continuous
-        noise, category, continuous = (to_device(array, self.device) for array in arrays)
-        return noise, Codes(category, continuous)
+        noise, continuous = (self.own(rng.uniform(-1, 1, (n, size))) for size in (self.latent, self.continuous))
+        return noise, Codes(to_device(rng.integers(self.categories, size=n), self.device), continuous)
 
     def fakes(self, noise: Array, codes: Codes) -> Tensor:
         """G(z, c), (n, dimensions)."""

@@ -28,7 +28,7 @@ import numpy as np
 from tinygen import Tensor, binary_cross_entropy_with_logits, dropout, logsumexp, nn, no_grad, relu, stack
 from tinygen.backend import Array, module_of, to_device
 from tinygen.kernels import masked_dense as kernel
-from tinygen.models.autoregressive import Autoregressive, observed_prefix, uniforms
+from tinygen.models.autoregressive import Autoregressive, observed_prefix
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.orderings import ordering, permutation
 from tinygen.models.recipe import Recipe
@@ -165,7 +165,7 @@ class MADE(Autoregressive):
         bias = self.output.bias._data
         xp = module_of(bias)
         filled = xp.where(xp.asarray(observed), xp.asarray(x), 0).astype(bias.dtype)
-        numbers = uniforms(filled.shape, bias, rng)
+        numbers = self.own(rng.random(filled.shape))
         layers = [*self.hidden, self.output]
         arrays = [layer.weight._data for layer in layers], [layer.bias._data for layer in layers]
         direct = None if self.direct is None else self.direct._data

@@ -29,7 +29,7 @@ from tinygen.backend import Array, module_of
 from tinygen.models.counting import OrderedCountingModel
 from tinygen.models.orderings import inverse
 from tinygen.models.recipe import Recipe
-from tinygen.models.states import bits
+from tinygen.ops.bernoulli import bits
 
 
 class Markov(OrderedCountingModel):
@@ -61,11 +61,6 @@ class Markov(OrderedCountingModel):
         before, now = x[:, :-1], x[:, 1:]
         pairs = [(r * s).sum(0) for r in (1 - before, before) for s in (1 - now, now)]
         return xp.concatenate([first, xp.stack(pairs, -1).reshape(-1)]).reshape(-1, 2)
-
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """`n` images (n, dimensions)."""
-        nothing = np.zeros(self.dimensions, bool)
-        return self.complete(module_of(self.order).zeros((n, self.dimensions), self.logits.dtype), nothing, rng)
 
     def complete(self, x: Array, observed: Array, rng: np.random.Generator) -> Array:
         """`x` (B, n) with the pixels where `observed` (n,) is False drawn from their exact conditional given all the others.

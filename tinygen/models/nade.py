@@ -26,7 +26,7 @@ import numpy as np
 from tinygen import Tensor, nn
 from tinygen.backend import Array, module_of
 from tinygen.kernels import nade as kernel
-from tinygen.models.autoregressive import Autoregressive, observed_prefix, uniforms
+from tinygen.models.autoregressive import Autoregressive, observed_prefix
 from tinygen.models.base import pixel_log_odds
 from tinygen.models.orderings import inverse, ordering
 from tinygen.models.recipe import Recipe
@@ -117,7 +117,7 @@ class NADE(Autoregressive):
         start = observed_prefix(observed, self.order)
         visited = self._visited(module_of(self.b._data).asarray(x))
         arrays = (p._data for p in (self.W, self.V, self.b, self.c))
-        return kernel.complete(visited, start, uniforms(visited.shape, visited, rng), *arrays)[:, inverse(self.order)]
+        return kernel.complete(visited, start, self.own(rng.random(visited.shape)), *arrays)[:, inverse(self.order)]
 
     def _visited(self, x: Array) -> Array:
         """The pixels of x (B, D) in the model's order, as numbers of the parameters' dtype."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tinygen.backend import Array, module_of
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -49,3 +51,9 @@ class Maps:
 
 
 Picture = Images | Points | Lines | Maps
+
+
+def between(start: Array, end: Array, steps: int) -> Array:
+    """Codes on the straight way from each row of `start` to that of `end` (n, latent), both included: (n, steps, latent)."""
+    t = module_of(start).linspace(0, 1, steps, dtype=start.dtype)[:, None]
+    return (1 - t) * start[:, None] + t * end[:, None]

@@ -12,13 +12,7 @@ import numpy as np
 
 from tinygen import sigmoid
 from tinygen.backend import Array, module_of
-
-
-def bits(x: Array) -> Array:
-    """`x` itself if all of it is 0 or 1, else ValueError."""
-    if not ((x == 0) | (x == 1)).all():
-        raise ValueError(f"pixels must be 0 or 1, but a value is {float(x[(x != 0) & (x != 1)][0]):g}: binarize the images")
-    return x
+from tinygen.ops.bernoulli import bits
 
 
 def state_of(x: Array) -> Array:

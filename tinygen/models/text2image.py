@@ -36,7 +36,7 @@ from tinygen.evaluation import digit_classifier
 from tinygen.models.adversarial import Adversarial, frozen
 from tinygen.models.base import Optimizers
 from tinygen.models.convnets import SLOPE, Generator, Shape, halving, image_shape, to_examples, to_images, units, weights
-from tinygen.models.pictures import Images, Picture
+from tinygen.models.pictures import Images, Picture, between
 from tinygen.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Text2Image(Adversarial):
 
     def noise(self, n: int, rng: np.random.Generator) -> Array:
         """z ~ N(0, 1), (n, latent)."""
-        return to_device(rng.standard_normal((n, self.latent)).astype(self.G.draw.project.weight.dtype), self.device)
+        return self.own(rng.standard_normal((n, self.latent)))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """phi of captions, (n, hidden). Raises captions.CaptionError for what is no caption."""
@@ -292,11 +292,9 @@ class Text2Image(Adversarial):
             rows = self.illustrate([text for text in CAPTIONS for _ in range(COLUMNS)], rng)
             z = self.noise(len(captions.DIGITS), rng)
             varied = self.G(module_of(z).tile(z, (len(SAID), 1)), self.encode(words)._data)._data
-            start, end = (self.encode(texts)._data[:, None] for texts in zip(*BETWEEN))
-            way = to_device(np.linspace(0, 1, COLUMNS, dtype=start.dtype), self.device)[:, None]
-            t = ((1 - way) * start + way * end).reshape(len(BETWEEN) * COLUMNS, -1)
-            between = self.G(self.noise(len(BETWEEN), rng).repeat(COLUMNS, axis=0), t)._data
-        tables = {"captions": (CAPTIONS, rows), "words": (SAID, varied), "interpolation": (BETWEEN, between)}
+            t = between(*(self.encode(texts)._data for texts in zip(*BETWEEN)), COLUMNS).reshape(len(BETWEEN) * COLUMNS, -1)
+            blended = self.G(self.noise(len(BETWEEN), rng).repeat(COLUMNS, axis=0), t)._data
+        tables = {"captions": (CAPTIONS, rows), "words": (SAID, varied), "interpolation": (BETWEEN, blended)}
         return {
             name: Images(to_device(shown, "cpu").reshape(len(row), -1, x.shape[1])) for name, (row, shown) in tables.items()
         }

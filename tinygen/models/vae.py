@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from tinygen import Tensor, exp, logsumexp, nn, sigmoid
-from tinygen.backend import Array, device_of, module_of, to_device
+from tinygen.backend import Array, module_of, to_device
 from tinygen.distributions import Bernoulli, Normal
 from tinygen.evaluation import bits_per_dim, importance_log_prob
 from tinygen.models.base import Model, Optimizers, pixel_log_odds
-from tinygen.models.pictures import Images, Picture, Points
+from tinygen.models.pictures import Images, Picture, Points, between
 from tinygen.models.recipe import Recipe
 from tinygen.ops.bernoulli import bernoulli_log_prob
 from tinygen.tensor import array_of
@@ -126,7 +126,6 @@ class VAE(Model):
     }
     selected_by = "bound_nll"
     nll_is = "estimate"
-    likelihood = "estimate"
     shows_labels = True
 
     def __init__(
@@ -173,11 +172,6 @@ class VAE(Model):
         bits = recipe.model["decoder"] == "bernoulli"
         return cls(train.images.shape[1:], rng=rng, bias=pixel_log_odds(train) if bits else None, **recipe.model)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the parameters, and so of all that the model computes."""
-        return self.decoder[0].weight.dtype
-
     def encode(self, x: Array) -> tuple[Tensor, Tensor]:
         """mu and rho (B, latent) of q(z | x), of x (B, D)."""
         y = self.encoder(x.astype(self.dtype, copy=False))
@@ -203,7 +197,7 @@ class VAE(Model):
 
     def draw(self, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Array]:
         """`k` draws z = mu + e^(rho/2) eps of q(z | x) for each example, (k, B, latent), and their eps."""
-        eps = noise((k, *mu.shape), mu, rng)
+        eps = self.own(rng.standard_normal((k, *mu.shape)))
         return mu + exp(0.5 * rho) * eps, eps
 
     def log_weights(self, x: Array, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
@@ -260,7 +254,7 @@ class VAE(Model):
 
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """`n` draws of x ~ p(x | z), z ~ N(0, I), (n, D): bits, or numbers that a Gaussian decoder may put outside [0, 1]."""
-        return array_of(self.output(noise((n, self.latent), self.decoder[0].weight, rng)).sample(rng))
+        return array_of(self.output(self.own(rng.standard_normal((n, self.latent)))).sample(rng))
 
     def pictures(self, x: Array, rng: np.random.Generator, labels: Array | None = None) -> dict[str, Picture]:
         """Of images: "means", "manifold", "reconstructions", "interpolation"; where z has two dimensions also "latent".
@@ -278,14 +272,11 @@ class VAE(Model):
             chosen = rng.permutation(len(x))
             shown, pairs = table(chosen, 10)[:4], table(chosen, 2)[:8]
             above_below = np.stack([x[shown], self._decoded(codes[shown])], axis=1)
-            a, b = codes[pairs[:, :1]], codes[pairs[:, 1:]]
-            t = np.linspace(0, 1, 9)[:, None]
+            way = self._decoded(between(*codes[pairs.T], 9))
             found["means"] = Images(self._decoded(rng.standard_normal((10, 10, self.latent))))
             found["manifold"] = Images(self._decoded(plane(codes)))
             found["reconstructions"] = Images(above_below.reshape(-1, *above_below.shape[2:]))
-            found["interpolation"] = Images(
-                np.concatenate([x[pairs[:, :1]], self._decoded(a + t * (b - a)), x[pairs[:, 1:]]], 1)
-            )
+            found["interpolation"] = Images(np.concatenate([x[pairs[:, :1]], way, x[pairs[:, 1:]]], 1))
         if self.latent == 2:
             classes = np.zeros(len(x), int) if labels is None else labels
             groups = {str(c) if labels is not None else "test examples": codes[classes == c] for c in np.unique(classes)}
@@ -294,8 +285,7 @@ class VAE(Model):
 
     def _decoded(self, z: np.ndarray) -> np.ndarray:
         """E[x | z] of z (rows, columns, latent), (rows, columns, D)."""
-        flat = to_device(z.reshape(-1, self.latent).astype(self.dtype), self.device)
-        return to_device(array_of(self.mean(flat)), "cpu").reshape(*z.shape[:-1], -1)
+        return to_device(array_of(self.mean(self.own(z.reshape(-1, self.latent)))), "cpu").reshape(*z.shape[:-1], -1)
 
 
 def parts(bound: Bound) -> dict[str, float]:
@@ -304,11 +294,6 @@ def parts(bound: Bound) -> dict[str, float]:
         "reconstruction": -float(array_of(bound.reconstruction).mean(dtype=np.float64)),
         "kl": float(array_of(bound.kl).mean(dtype=np.float64)),
     }
-
-
-def noise(shape: Sequence[int], like: Any, rng: np.random.Generator) -> Array:
-    """Draws of N(0, 1), of the dtype and on the device of the Tensor or array `like`."""
-    return to_device(rng.standard_normal(shape).astype(like.dtype), device_of(array_of(like)))
 
 
 def table(chosen: np.ndarray, columns: int) -> np.ndarray:

@@ -30,7 +30,12 @@ def bernoulli_log_prob(x: Array, logits: Array, /) -> Array:
     Row r of the logits goes with example r mod B. No gradient is defined for x. Raises ValueError where x holds anything but
     zeros and ones: a probability in its place would give a number that is no likelihood.
     """
+    return bernoulli.log_prob(bits(x).astype(logits.dtype, copy=False), logits)
+
+
+def bits(x: Array) -> Array:
+    """`x` itself where it holds nothing but zeros and ones; else raises ValueError."""
     wrong = (x != 0) & (x != 1)
     if wrong.any():
-        raise ValueError(f"x must hold zeros and ones only, got {float(x[wrong][0])}: binarize it first")
-    return bernoulli.log_prob(x.astype(logits.dtype, copy=False), logits)
+        raise ValueError(f"x must hold zeros and ones only, got {float(x[wrong][0]):g}: binarize it first")
+    return x
