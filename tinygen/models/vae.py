@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from tinygen import Tensor, exp, logsumexp, nn, sigmoid
-from tinygen.backend import Array, module_of, to_device
+from tinygen import Tensor, concatenate, exp, logsumexp, nn, sigmoid
+from tinygen.backend import Array, to_device
 from tinygen.distributions import Bernoulli, Normal
 from tinygen.evaluation import bits_per_dim, importance_log_prob
 from tinygen.models.base import Model, Optimizers, pixel_log_odds
@@ -172,9 +172,9 @@ class VAE(Model):
         bits = recipe.model["decoder"] == "bernoulli"
         return cls(train.images.shape[1:], rng=rng, bias=pixel_log_odds(train) if bits else None, **recipe.model)
 
-    def encode(self, x: Array) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Array | Tensor) -> tuple[Tensor, Tensor]:
         """mu and rho (B, latent) of q(z | x), of x (B, D)."""
-        y = self.encoder(x.astype(self.dtype, copy=False))
+        y = self.encoder(x.astype(self.dtype))
         return y[:, : self.latent], y[:, self.latent :]
 
     def output(self, z: Any) -> Bernoulli | Normal:
@@ -187,20 +187,20 @@ class VAE(Model):
         p = self.output(z)
         return sigmoid(p.logits) if self.log_sigma is None else p.mean
 
-    def log_likelihood(self, x: Array, z: Any) -> Any:
+    def log_likelihood(self, x: Array | Tensor, z: Any) -> Any:
         """ln p(x | z) of x (B, D) for each of the draws z (k, B, latent), (k, B) in nats."""
         k, B, _ = z.shape
-        p, x = self.output(z.reshape(k * B, -1)), x.astype(self.dtype, copy=False)
+        p, x = self.output(z.reshape(k * B, -1)), x.astype(self.dtype)
         if self.log_sigma is None:
             return bernoulli_log_prob(x, p.logits).reshape(k, B)
-        return p.log_prob(module_of(x).tile(x, (k, 1))).sum(-1).reshape(k, B)
+        return p.log_prob(concatenate([x] * k)).sum(-1).reshape(k, B)
 
     def draw(self, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Array]:
         """`k` draws z = mu + e^(rho/2) eps of q(z | x) for each example, (k, B, latent), and their eps."""
         eps = self.own(rng.standard_normal((k, *mu.shape)))
         return mu + exp(0.5 * rho) * eps, eps
 
-    def log_weights(self, x: Array, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    def log_weights(self, x: Array | Tensor, mu: Any, rho: Any, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
         """ln w of `k` draws z ~ q(z | x) for each example, (k, B), and ln p(x | z) in it.
 
         In ln p(z) - ln q(z | x) = 1/2 sum(eps^2 + rho - z^2) the constants cancel.
@@ -211,6 +211,7 @@ class VAE(Model):
 
     def bound(self, x: Array, rng: np.random.Generator, k: int) -> Bound:
         """L_k by one set of `k` draws for each example of x (B, D); for k = 1 the ELBO with its KL in closed form."""
+        x = Tensor(x)  # a copy that nobody else can change, so that the graph need not watch it
         mu, rho = self.encode(x)
         kl = 0.5 * (mu * mu + exp(rho) - 1.0 - rho).sum(-1)
         if k == 1:

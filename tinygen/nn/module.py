@@ -78,11 +78,11 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(full name, parameter), each parameter once, under its first name."""
-        first = {}
+        seen = set()
         for name, _, value in self._state():
-            if isinstance(value, Parameter):
-                first.setdefault(id(value), (name, value))
-        return iter(first.values())
+            if isinstance(value, Parameter) and id(value) not in seen:
+                seen.add(id(value))
+                yield name, value
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter of this module and those below it, once."""
