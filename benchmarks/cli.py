@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from benchmarks import agreement, device, entries, machine, measure, report
 from benchmarks.registry import BENCHMARKS, Benchmark, Case
+from benchmarks.worker import Worker
 
 RESULTS = Path(__file__).parent / "results"
 BUSY = "with a core taken, threads that wait for each other by spinning lose by far the most, and no figure is worth quoting"
@@ -91,9 +93,9 @@ def _run(
 ) -> bool:
     """Check and measure every case of one benchmark. Returns whether all sides agreed; if not, nothing is written."""
     records, agreed = [], True
-    repeats, pause = (1, 0.0) if options.quick else (options.repeats, measure.PAUSE)
+    repeats, pause = _how_often(options)
     started = datetime.now(UTC)
-    for case in map(_measured, benchmark.cases(options.quick)):
+    for number, case in enumerate(map(_measured, benchmark.cases(options.quick))):
         with console.status(f"{case.name}: do all sides agree?"):
             errors, complaints = agreement.disagreements(case)
         if complaints:
@@ -101,7 +103,7 @@ def _run(
             print("\n".join(f"DISAGREEMENT {line}" for line in complaints), file=sys.stderr)
             continue
         with console.status(f"{case.name}: measuring {len(case.sides)} sides, {repeats} times each"):
-            samples = measure.interleaved({side.name: side.run for side in case.sides}, repeats, pause)
+            samples = _samples(benchmark, number, case, options, description["threads_used"])
         records.append(report.case_record(case, errors, samples, ceilings))
         report.print_case(records[-1], console)
     if folder and agreed:
@@ -119,6 +121,24 @@ def _run(
         for path in report.write(record, folder):
             console.print(f"wrote {path}", highlight=False)
     return agreed
+
+
+def _how_often(options: argparse.Namespace) -> tuple[int, float]:
+    """Samples of each side, and seconds of pause before each."""
+    return (1, 0.0) if options.quick else (options.repeats, measure.PAUSE)
+
+
+def _samples(
+    benchmark: Benchmark, number: int, case: Case, options: argparse.Namespace, threads: int
+) -> dict[str, list[float]]:
+    """Seconds a call of every side: each in a process of its own, or with --quick all in this one."""
+    if options.quick:
+        return measure.interleaved({side.name: measure.sampler(side.run) for side in case.sides}, *_how_often(options))
+    with ExitStack() as stack:
+        start = lambda side: stack.enter_context(Worker(benchmark.name, options.quick, number, case, side, threads))
+        workers = {side.name: start(side) for side in case.sides}
+        samplers = {name: worker.start().sample for name, worker in workers.items()}
+        return measure.interleaved(samplers, *_how_often(options))
 
 
 def _measured(case: Case) -> Case:

@@ -1,10 +1,10 @@
-"""Timing in one process, sides alternating, and what is said about the samples.
+"""Timing, sides alternating, and what is said about the samples.
 
-A parallel call leaves its worker threads spinning for a while, and a spinning pool takes the cores from the next
-side's. So each sample waits until they sleep, wakes its own side's threads by an untimed call, and only then starts the
-clock. OMP_WAIT_POLICY=passive would end the spinning too, but it makes PyTorch several times slower on small
-operations, which would flatter us. Machines drift by tens of percent within minutes: ratios are taken within a round,
-whose samples are close in time, and the median over rounds is quoted.
+A parallel call leaves its worker threads spinning for a while, and a spinning pool takes the cores from the next side's. So
+each side has a process of its own (worker.py), and each sample waits until the threads of the others sleep, wakes its own
+side's by an untimed call, and only then starts the clock. OMP_WAIT_POLICY=passive would end the spinning too, but it makes
+PyTorch several times slower on small operations, which would flatter us. Machines drift by tens of percent within minutes:
+ratios are taken within a round, whose samples are close in time, and the median over rounds is quoted.
 """
 
 import math
@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.device import seconds
 
-PAUSE = 0.05  # seconds before each sample: idle threads stop spinning
-LONG_ENOUGH = 2e-3  # seconds; faster calls are repeated within one sample
+PAUSE = 0.15  # seconds before each sample: OpenBLAS, which waits longest, has stopped spinning after some 0.1
+LONG_ENOUGH = 2e-2  # seconds; faster calls are repeated within one sample, as in a training they are
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,27 @@ def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(theirs, ours, strict=True)])
 
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int, pause: float = PAUSE) -> dict[str, list[float]]:
-    """Seconds a call, `repeats` samples for each of `runs`; the order rotates, so that no one always follows another."""
-    calls = {name: _calls_per_sample(run) for name, run in runs.items()}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
+def interleaved(samplers: dict[str, Callable[[], float]], repeats: int, pause: float = PAUSE) -> dict[str, list[float]]:
+    """`repeats` samples of each of `samplers`; the order rotates, so that no one always follows another."""
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
+    order = list(samplers)
     for _ in range(repeats):
         for name in order:
             time.sleep(pause)
-            seconds(runs[name], calls[name])
-            samples[name].append(seconds(runs[name], calls[name]))
+            samples[name].append(samplers[name]())
         order.append(order.pop(0))
     return samples
+
+
+def sampler(run: Callable[[], object]) -> Callable[[], float]:
+    """A function that takes one sample of `run`: seconds a call, after an untimed one that wakes the threads."""
+    calls = _calls_per_sample(run)
+
+    def sample() -> float:
+        seconds(run, calls)
+        return seconds(run, calls)
+
+    return sample
 
 
 def _calls_per_sample(run: Callable[[], object]) -> int:

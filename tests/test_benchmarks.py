@@ -1,9 +1,11 @@
 """The benchmark harness: its statistics, its check of agreement, its report. No test asserts a time."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cuda_shim.strict import no_cupy, strict_cupy
 from benchmarks import agreement, device, machine, measure, registry, report
 from benchmarks.cli import main
 from benchmarks.registry import BENCHMARKS, Case, Side, Work, benchmark
+from benchmarks.worker import Worker
 from tinygen.backend import load_cupy
 
 torch = pytest.importorskip("torch", reason="the benchmarks need the extra `bench`")
@@ -62,8 +65,8 @@ def test_paired_ratio_is_taken_round_by_round():
 def test_interleaved_alternates_warms_up_and_rotates(monkeypatch):
     monkeypatch.setattr(measure, "LONG_ENOUGH", 0.0)
     calls = []
-    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
-    samples = measure.interleaved(runs, repeats=3, pause=0.0)
+    samplers = {name: measure.sampler(lambda name=name: calls.append(name)) for name in "abc"}
+    samples = measure.interleaved(samplers, repeats=3, pause=0.0)
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3, "c": 3}
     assert all(value >= 0 for values in samples.values() for value in values)
     # 2 calls each to find how many make a sample, then an untimed and a timed one in each round.
@@ -77,8 +80,34 @@ def test_fast_functions_are_repeated_within_a_sample():
         nonlocal count
         count += 1
 
-    measure.interleaved({"run": run}, repeats=1, pause=0.0)
+    measure.sampler(run)()
     assert count > 100
+
+
+def test_each_side_is_measured_in_a_process_of_its_own():
+    case = next(BENCHMARKS["tiny-network"].cases(True))
+    with ExitStack() as stack:
+        sides = [side for side in case.sides if side.role == "ours"] + [case.sides[-1]]
+        workers = [stack.enter_context(Worker("tiny-network", True, 0, case, side, 1)) for side in sides]
+        samples = measure.interleaved({str(k): worker.start().sample for k, worker in enumerate(workers)}, 2, 0.0)
+        processes = {worker.process.pid for worker in workers}
+        assert all(worker.process.is_alive() for worker in workers)
+    assert len(processes | {os.getpid()}) == 3
+    assert all(len(taken) == 2 and min(taken) > 0 for taken in samples.values())
+    assert not any(worker.process.is_alive() for worker in workers)
+
+
+def test_a_side_that_fails_in_its_process_is_named():
+    case = next(BENCHMARKS["tiny-network"].cases(True))
+    absent = replace(case.sides[0], name="absent")
+    worker = Worker("tiny-network", True, 0, case, absent, 1)
+    with worker, pytest.raises(RuntimeError, match=r"'absent' of .* cannot be measured: StopIteration"):
+        worker.start()
+    worker = Worker("tiny-network", True, 0, case, case.sides[0], 1)
+    with worker:
+        worker.start().process.kill()
+        with pytest.raises(RuntimeError, match="its process ended with code -9"):
+            worker.sample()
 
 
 def test_floor_by_hand():

@@ -1,5 +1,7 @@
 """What kernels share: choosing CPU or GPU, Numba's configuration, elementary functions, vectors."""
 
+import ctypes.util
+import os
 import re
 import subprocess
 import sys
@@ -172,6 +174,38 @@ OWN = """
     def twice(x):
         return inner(x){change}
 """
+
+
+THREADS_OF_A_KERNEL = """
+import {first}
+import os, numpy, numba
+from tinygen.kernels import adam
+p, g, m, v = numpy.ones((4, 200_000))
+adam.adam_step(p, g, m, v, 1, 0.1, 0.9, 0.999, 1e-8, 0.0, False)
+print(numba.threading_layer(), os.environ.get("GOMP_SPINCOUNT"), p[:3].tobytes().hex())
+"""
+
+
+def threads_of_a_kernel(first="sys", **environment):
+    """The threading layer in a new process, what it leaves of GOMP_SPINCOUNT, and a kernel's result."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "NUMBA_THREADING_LAYER")}
+    command = [sys.executable, "-c", THREADS_OF_A_KERNEL.format(first=first)]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=inherited | environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_threading_layer_is_openmp_where_there_is_one_to_load():
+    gnu = Path("/proc/self/maps").exists() and ctypes.util.find_library("gomp")
+    workqueue = threads_of_a_kernel(NUMBA_THREADING_LAYER="workqueue")
+    assert workqueue[:2] == ["workqueue", "None"]
+    openmp = threads_of_a_kernel()
+    assert openmp[:2] == ["omp" if gnu else "workqueue", "None"]
+    assert openmp[2] == workqueue[2]
+    assert threads_of_a_kernel(GOMP_SPINCOUNT="7")[1] == "7"
+    if gnu:  # loaded by another library already, it has that one's settings: threads that spin
+        assert threads_of_a_kernel(first=f"ctypes; ctypes.CDLL({gnu!r})")[:2] == ["workqueue", "None"]
 
 
 def test_a_kernel_is_announced_once_and_then_cached(tmp_path):

@@ -11,7 +11,6 @@ from benchmarks.entries.nade import digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import optim
 from tinygen.kernels.adam import reference as adam
-from tinygen.kernels.memory import keep_freed
 from tinygen.models.base import Optimizers
 from tinygen.models.vae import VAE
 
@@ -25,7 +24,6 @@ State = dict[str, np.ndarray]
 @benchmark(name="vae")
 def vae(quick: bool) -> Iterator[Case]:
     """A step of a VAE with Adam: 784-400-20-400-784, tanh, Bernoulli decoder, batch 128."""
-    keep_freed()  # as in every training; PyTorch, whose large arrays come from malloc too, has the same
     (D, H, Z), batch = ((32, 10, 3), 5) if quick else ((784, 400, 20), 128)
     x = digits(batch, D)
     model = VAE((D,), Z, (H,), np.random.default_rng(0))
