@@ -127,11 +127,11 @@ def _write_maps(path: str | os.PathLike, picture: Maps):
     _write_figure(path, figure)
 
 
-def _panels(titles: Sequence[str], width: float, **options: Any) -> tuple[Any, Sequence[Any]]:
-    """A figure and its axes side by side, one with each of `titles`, `width` inches wide each."""
+def _panels(titles: Sequence[str], width: float, height: float = 4.2, **options: Any) -> tuple[Any, Sequence[Any]]:
+    """A figure and its axes side by side, one with each of `titles` ("" for none), each `width` by `height` inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * len(titles), 4.2), layout="constrained")
+    figure = Figure(figsize=(width * len(titles), height), layout="constrained")
     panels = figure.subplots(1, len(titles), squeeze=False, **options)[0]
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
@@ -154,26 +154,20 @@ def write_plane(
     log_prob: ln p(x) in nats of float32 points (m, 2), asked for on a grid. The frame is the data's with a margin: samples
     outside it are not seen, their share is told.
     """
-    from matplotlib.figure import Figure
-
     low, high = data.min(axis=0), data.max(axis=0)
     margin = 0.1 * (high - low).max()
     left, right, bottom, top = frame = [*np.stack([low - margin, high + margin], axis=1).ravel()]
-    panels = 2 if log_prob is None else 3
-    figure = Figure(figsize=(3.6 * panels, 3.9), layout="constrained")
-    axes = figure.subplots(1, panels)
     outside = ((samples < [left, bottom]) | (samples > [right, top])).any(axis=1).mean()
-    titles = "data", "samples" + (f" ({outside:.1%} outside)" if outside else "")
-    for panel, points, title in zip(axes, (data, samples), titles):
-        panel.scatter(*points.T, s=2, linewidths=0, alpha=0.6)
-        panel.set_title(title)
+    titles = ["data", "samples" + (f" ({outside:.1%} outside)" if outside else ""), "density"]
+    figure, panels = _panels(titles[:2] if log_prob is None else titles, 3.6, 3.9)
+    for axes, points in zip(panels, (data, samples)):
+        axes.scatter(*points.T, s=2, linewidths=0, alpha=0.6)
     if log_prob is not None:
         x, y = np.meshgrid(np.linspace(left, right, GRID), np.linspace(bottom, top, GRID))
         density = np.exp(log_prob(np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)).reshape(GRID, GRID))
-        axes[2].imshow(density, origin="lower", extent=frame, vmax=np.quantile(density, 0.999), interpolation="bilinear")
-        axes[2].set_title("density")
-    for panel in axes:
-        panel.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+        panels[2].imshow(density, origin="lower", extent=frame, vmax=np.quantile(density, 0.999), interpolation="bilinear")
+    for axes in panels:
+        axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
     _write_figure(path, figure)
 
 
@@ -182,11 +176,9 @@ def write_curves(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], tit
 
     `target` adds a horizontal line to the panel of the likelihood.
     """
-    from matplotlib.figure import Figure
-
-    panels = curves(rows)
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    for axes, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    drawn = curves(rows)
+    figure, panels = _panels([""] * len(drawn), 6.4)
+    for axes, (label, lines) in zip(panels, drawn.items(), strict=True):
         for name, (epochs, values) in lines.items():
             axes.plot(epochs, values, label=name, marker="." if len(epochs) < 30 else None)
         if target is not None and label == "nats":
@@ -205,10 +197,7 @@ def write_comparison(
 
     The vertical axis leaves out what is higher than the lines' last three quarters: there the difference would be hidden.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _panels([""], 6.4)
     lines = {name: [(row["epoch"], row[column]) for row in rows if column in row] for name, rows in runs.items()}
     for name, points in lines.items():
         axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
