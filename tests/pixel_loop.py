@@ -2,6 +2,9 @@
 
 A cell at (r, c) reads the input at (r + dr, c + dc) through `inputs[dr, dc]`, a matrix (4 h, C), the hidden state there through
 `states[dr, dc]`, (4 h, h), and the cell state at `carry`. `order` lists the pixels so that what is read comes before.
+
+The checks that both kernels are put through are here too; `kernel` is either's module, with forward(x, weight_ih, weight_hh,
+bias, *options) and backward.
 """
 
 import numpy as np
@@ -58,6 +61,43 @@ def backward(g_out, x, inputs, states, carry, bias, order):
 
 def inside(x, r, c):
     return 0 <= r < x.shape[2] and 0 <= c < x.shape[3]
+
+
+def both_ways(kernel, arguments, g, *options):
+    """Hidden states, and the gradients of all `arguments` from `g`, that of the states."""
+    y, residual = kernel.forward(*arguments, *options)
+    return y, *kernel.backward(g, *arguments[1:3], residual, *options)
+
+
+def assert_equal(got, expected):
+    """The same bits."""
+    for one, other in zip(got, expected, strict=True):
+        assert (one == other).all()
+
+
+def assert_same_alone_and_in_a_batch(kernel, x, *parameters):
+    """An image has the same bits alone and in a batch."""
+    y = kernel.forward(x, *parameters)[0]
+    for k in (0, 7, 32):
+        assert (kernel.forward(x[k : k + 1], *parameters)[0] == y[k : k + 1]).all()
+
+
+def assert_same_for_any_number_of_threads(kernel, arguments, g):
+    """The number of threads does not change a bit."""
+    first, *others = with_threads((1, 2, 3), lambda: both_ways(kernel, arguments, g))
+    for other in others:
+        assert_equal(other, first)
+
+
+def assert_only_reads(kernel, *plain):
+    """Inputs (the arguments, then g) may have gaps and are not changed, and backward may run twice."""
+    before = [a.copy() for a in plain]
+    expected = both_ways(kernel, plain[:-1], plain[-1])
+    *arguments, g = map(spaced, plain)
+    y, residual = kernel.forward(*arguments)
+    for _ in range(2):
+        assert_equal((y, *kernel.backward(g, *arguments[1:3], residual)), expected)
+    assert_equal((*arguments, g), before)
 
 
 def directional_error(forward, backward, arrays, seed):

@@ -5,16 +5,15 @@ import itertools
 import numpy as np
 import pixel_loop
 import pytest
+from comparing import dtypes, seeds
 from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pixel_loop import assert_close, spaced
+from pixel_loop import assert_close, both_ways
 
 from tinygen.kernels import diagonal_lstm
 from tinygen.kernels.diagonal_lstm import cuda, reference
 
-seeds = st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from([np.float32, np.float64])
 sides = st.integers(1, 7)
 
 
@@ -70,11 +69,7 @@ def test_unskew_undoes_skew(shape):
 @settings(max_examples=50, deadline=None)
 def test_cpu_equals_reference(seed, N, C, h, H, W, dtype, reverse):
     *arguments, g = case(seed, N, C, h, H, W, dtype)
-    expected, expected_residual = reference.forward(*arguments, reverse)
-    got, residual = diagonal_lstm.forward(*arguments, reverse)
-    assert_close([got], [expected], dtype)
-    gradients = diagonal_lstm.backward(g, *arguments[1:3], residual, reverse)
-    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual, reverse), dtype)
+    assert_close(both_ways(diagonal_lstm, arguments, g, reverse), both_ways(reference, arguments, g, reverse), dtype)
 
 
 @given(
@@ -89,15 +84,14 @@ def test_cpu_equals_reference(seed, N, C, h, H, W, dtype, reverse):
 )
 @settings(max_examples=20, deadline=None)
 def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, dtype, reverse):
-    x, weight_ih, weight_hh, bias, g = case(seed, N, C, h, H, W, dtype)
+    *arguments, g = case(seed, N, C, h, H, W, dtype)
+    x, weight_ih, weight_hh, bias = arguments
     options = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias, "size": (H, W), "reverse": reverse}
     hidden = by_pixel(pixel_loop.forward, x, **options)[0]
     g_x, g_inputs, g_states, g_bias = by_pixel(pixel_loop.backward, g, x, **options)
     g_hh = np.stack(list(g_states.values()), axis=2)
     for module in (reference, diagonal_lstm):
-        y, residual = module.forward(x, weight_ih, weight_hh, bias, reverse)
-        gradients = module.backward(g, weight_ih, weight_hh, residual, reverse)
-        assert_close([y, *gradients], [hidden, g_x, g_inputs[0, 0], g_hh, g_bias], dtype)
+        assert_close(both_ways(module, arguments, g, reverse), [hidden, g_x, g_inputs[0, 0], g_hh, g_bias], dtype)
 
 
 @needs_compiler
@@ -115,23 +109,19 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, dtyp
 @settings(max_examples=15, deadline=None)
 def test_cuda_equals_reference(seed, N, C, h, H, W, dtype, reverse):
     *arguments, g = case(seed, N, C, h, H, W, dtype)
-    expected, expected_residual = reference.forward(*arguments, reverse)
     with cuda_on_cpu(seed=seed):
-        y, residual = cuda.forward(*arguments, reverse)
-        gradients = cuda.backward(g, *arguments[1:3], residual, reverse)
+        got = both_ways(cuda, arguments, g, reverse)
         if H * W <= 30:
             assert_close([walk(*arguments, cuda.step)], [reference.forward(*arguments)[0]], dtype)
-    assert_close([y], [expected], dtype)
-    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual, reverse), dtype)
+    assert_close(got, both_ways(reference, arguments, g, reverse), dtype)
 
 
 def test_cpu_equals_reference_at_the_size_of_mnist():
     *arguments, g = case(0, 5, 8, 4, 28, 28, np.float32)
-    exact, exact_residual = reference.forward(*(a.astype(np.float64) for a in arguments))
-    y, residual = diagonal_lstm.forward(*arguments)
+    exact, *truth = both_ways(reference, [a.astype(np.float64) for a in arguments], g.astype(np.float64))
+    y, *gradients = both_ways(diagonal_lstm, arguments, g)
     np.testing.assert_allclose(y, exact, rtol=0, atol=2e-6)
-    truth = reference.backward(g.astype(np.float64), *(a.astype(np.float64) for a in arguments[1:3]), exact_residual)
-    for one, other in zip(diagonal_lstm.backward(g, *arguments[1:3], residual), truth, strict=True):
+    for one, other in zip(gradients, truth, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * np.abs(other).max())
 
 
@@ -173,40 +163,16 @@ def test_steps_give_the_states_of_forward_bit_for_bit(dtype):
 
 
 def test_an_image_has_the_same_bits_alone_and_in_a_batch():
-    *arguments, _ = case(3, 33, 3, 5, 6, 5, np.float32)
-    x, *parameters = arguments
-    y = diagonal_lstm.forward(*arguments)[0]
-    for k in (0, 7, 32):
-        assert (diagonal_lstm.forward(x[k : k + 1], *parameters)[0] == y[k : k + 1]).all()
+    pixel_loop.assert_same_alone_and_in_a_batch(diagonal_lstm, *case(3, 33, 3, 5, 6, 5, np.float32)[:-1])
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
     *arguments, g = case(4, 37, 4, 7, 6, 5, np.float32)
-
-    def everything():
-        y, residual = diagonal_lstm.forward(*arguments)
-        return y, *diagonal_lstm.backward(g, *arguments[1:3], residual)
-
-    first, *others = pixel_loop.with_threads((1, 2, 3), everything)
-    for other in others:
-        for a, b in zip(first, other, strict=True):
-            assert (a == b).all()
+    pixel_loop.assert_same_for_any_number_of_threads(diagonal_lstm, arguments, g)
 
 
 def test_inputs_are_not_changed_and_may_have_gaps_and_backward_may_run_twice():
-    plain = case(5, 6, 3, 4, 5, 4)
-    *arguments, g = map(spaced, plain)
-    y, residual = diagonal_lstm.forward(*arguments)
-    first = diagonal_lstm.backward(g, *arguments[1:3], residual)
-    again = diagonal_lstm.backward(g, *arguments[1:3], residual)
-    expected, expected_residual = diagonal_lstm.forward(*plain[:-1])
-    contiguous = diagonal_lstm.backward(plain[-1], *plain[1:3], expected_residual)
-    assert (y == expected).all()
-    for a, b, c in zip(first, again, contiguous, strict=True):
-        assert (a == b).all()
-        assert (a == c).all()
-    for array, before in zip((*arguments, g), case(5, 6, 3, 4, 5, 4), strict=True):
-        assert (array == before).all()
+    pixel_loop.assert_only_reads(diagonal_lstm, *case(5, 6, 3, 4, 5, 4))
 
 
 def test_what_does_not_fit_is_refused():

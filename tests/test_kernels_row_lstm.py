@@ -3,16 +3,15 @@
 import numpy as np
 import pixel_loop
 import pytest
+from comparing import dtypes, seeds
 from cuda_shim import cuda_on_cpu, needs_compiler
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pixel_loop import assert_close, spaced
+from pixel_loop import assert_close, both_ways
 
 from tinygen.kernels import row_lstm
 from tinygen.kernels.row_lstm import cuda, reference
 
-seeds = st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from([np.float32, np.float64])
 sides = st.integers(1, 7)
 widths = st.sampled_from([1, 3, 5])
 
@@ -58,11 +57,7 @@ def walk(x, weight_ih, weight_hh, bias, step):
 @settings(max_examples=50, deadline=None)
 def test_cpu_equals_reference(seed, N, C, h, H, W, k, m, dtype):
     *arguments, g = case(seed, N, C, h, H, W, k, m, dtype)
-    expected, expected_residual = reference.forward(*arguments)
-    got, residual = row_lstm.forward(*arguments)
-    assert_close([got], [expected], dtype)
-    gradients = row_lstm.backward(g, *arguments[1:3], residual)
-    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual), dtype)
+    assert_close(both_ways(row_lstm, arguments, g), both_ways(reference, arguments, g), dtype)
 
 
 @given(
@@ -78,14 +73,14 @@ def test_cpu_equals_reference(seed, N, C, h, H, W, k, m, dtype):
 )
 @settings(max_examples=20, deadline=None)
 def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, k, m, dtype):
-    x, weight_ih, weight_hh, bias, g = case(seed, N, C, h, H, W, k, m, dtype)
+    *arguments, g = case(seed, N, C, h, H, W, k, m, dtype)
+    x, weight_ih, weight_hh, bias = arguments
     options = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias, "size": (H, W)}
     hidden = by_pixel(pixel_loop.forward, x, **options)[0]
     g_x, g_inputs, g_states, g_bias = by_pixel(pixel_loop.backward, g, x, **options)
     expected = [hidden, g_x, *(np.stack(list(taps.values()), axis=2) for taps in (g_inputs, g_states)), g_bias]
     for module in (reference, row_lstm):
-        y, residual = module.forward(x, weight_ih, weight_hh, bias)
-        assert_close([y, *module.backward(g, weight_ih, weight_hh, residual)], expected, dtype)
+        assert_close(both_ways(module, arguments, g), expected, dtype)
 
 
 @needs_compiler
@@ -104,14 +99,11 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, k, m
 @settings(max_examples=15, deadline=None)
 def test_cuda_equals_reference(seed, N, C, h, H, W, k, m, dtype):
     *arguments, g = case(seed, N, C, h, H, W, k, m, dtype)
-    expected, expected_residual = reference.forward(*arguments)
     with cuda_on_cpu(seed=seed):
-        y, residual = cuda.forward(*arguments)
-        gradients = cuda.backward(g, *arguments[1:3], residual)
+        got = both_ways(cuda, arguments, g)
         if H * W <= 30:
-            assert_close([walk(*arguments, cuda.step)], [y], dtype)
-    assert_close([y], [expected], dtype)
-    assert_close(gradients, reference.backward(g, *arguments[1:3], expected_residual), dtype)
+            assert_close([walk(*arguments, cuda.step)], got[:1], dtype)
+    assert_close(got, both_ways(reference, arguments, g), dtype)
 
 
 @pytest.mark.parametrize("module", [reference, row_lstm])
@@ -151,39 +143,16 @@ def test_steps_give_the_states_of_forward_bit_for_bit(dtype):
 
 
 def test_an_image_has_the_same_bits_alone_and_in_a_batch():
-    x, *parameters = case(3, 33, 3, 5, 6, 5, dtype=np.float32)[:-1]
-    y = row_lstm.forward(x, *parameters)[0]
-    for k in (0, 7, 32):
-        assert (row_lstm.forward(x[k : k + 1], *parameters)[0] == y[k : k + 1]).all()
+    pixel_loop.assert_same_alone_and_in_a_batch(row_lstm, *case(3, 33, 3, 5, 6, 5, dtype=np.float32)[:-1])
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
     *arguments, g = case(4, 37, 4, 7, 6, 5, dtype=np.float32)
-
-    def everything():
-        y, residual = row_lstm.forward(*arguments)
-        return y, *row_lstm.backward(g, *arguments[1:3], residual)
-
-    first, *others = pixel_loop.with_threads((1, 2, 3), everything)
-    for other in others:
-        for a, b in zip(first, other, strict=True):
-            assert (a == b).all()
+    pixel_loop.assert_same_for_any_number_of_threads(row_lstm, arguments, g)
 
 
 def test_inputs_are_not_changed_and_may_have_gaps_and_backward_may_run_twice():
-    plain = case(5, 6, 3, 4, 5, 4)
-    *arguments, g = map(spaced, plain)
-    y, residual = row_lstm.forward(*arguments)
-    first = row_lstm.backward(g, *arguments[1:3], residual)
-    again = row_lstm.backward(g, *arguments[1:3], residual)
-    expected, expected_residual = row_lstm.forward(*plain[:-1])
-    contiguous = row_lstm.backward(plain[-1], *plain[1:3], expected_residual)
-    assert (y == expected).all()
-    for a, b, c in zip(first, again, contiguous, strict=True):
-        assert (a == b).all()
-        assert (a == c).all()
-    for array, before in zip((*arguments, g), case(5, 6, 3, 4, 5, 4), strict=True):
-        assert (array == before).all()
+    pixel_loop.assert_only_reads(row_lstm, *case(5, 6, 3, 4, 5, 4))
 
 
 def test_what_does_not_fit_is_refused():
