@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -38,6 +39,26 @@ RECONSTRUCTED, SIDE = 10, 20  # digits in a row; rows and columns of the manifol
 DRAWN = 2000  # draws of the prior of which the manifold's quantiles are taken, and which are shown
 
 
+QUICK = Recipe(
+    data="mnist5k",
+    binarization="grey",
+    epochs=100,
+    batch_size=100,
+    optimizer="adam",
+    lr=1e-3,
+    schedule="cosine",
+    valid_every=5,
+    model={
+        "latent": 8,
+        "hidden": (400, 400),
+        "discriminator": (300, 300),
+        "prior": "gaussian",
+        "scale": 1.0,
+        "adversarial_lr": 5e-4,
+    },
+)
+
+
 class AAE(Adversarial):
     """AAE over D dimensions.
 
@@ -57,61 +78,15 @@ class AAE(Adversarial):
     shows_labels: ClassVar[bool] = True
 
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="grey",
-            epochs=100,
-            batch_size=100,
-            optimizer="adam",
-            lr=1e-3,
-            schedule="cosine",
-            valid_every=5,
-            model={
-                "latent": 8,
-                "hidden": (400, 400),
-                "discriminator": (300, 300),
-                "prior": "gaussian",
-                "scale": 1.0,
-                "adversarial_lr": 5e-4,
-            },
-        ),
+        "quick": QUICK,
         # Codes in the plane, which can be looked at: --set prior=gaussian, mixture or swiss-roll.
-        "plane": Recipe(
-            data="mnist5k",
-            binarization="grey",
-            epochs=150,
-            batch_size=100,
-            optimizer="adam",
-            lr=1e-3,
-            schedule="cosine",
-            valid_every=5,
-            model={
-                "latent": 2,
-                "hidden": (400, 400),
-                "discriminator": (300, 300),
-                "prior": "mixture",
-                "scale": 1.0,
-                "adversarial_lr": 5e-4,
-            },
-        ),
+        "plane": replace(QUICK, epochs=150, model=QUICK.model | {"latent": 2, "prior": "mixture"}),
         # The networks and the prior of the paper's likelihoods (appendix A.1), which has SGD with momentum.
-        "paper": Recipe(
+        "paper": replace(
+            QUICK,
             data="mnist",
-            binarization="grey",
-            epochs=100,
-            batch_size=100,
-            optimizer="adam",
-            lr=1e-3,
-            schedule="cosine",
             valid_every=10,
-            model={
-                "latent": 8,
-                "hidden": (1000, 1000),
-                "discriminator": (1000, 1000),
-                "prior": "gaussian",
-                "scale": 5.0,
-                "adversarial_lr": 2e-4,
-            },
+            model=QUICK.model | {"hidden": (1000, 1000), "discriminator": (1000, 1000), "scale": 5.0, "adversarial_lr": 2e-4},
         ),
     }
 

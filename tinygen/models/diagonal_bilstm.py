@@ -20,6 +20,7 @@ the window of the input convolution reaches it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from tinygen.backend import Array, module_of
 from tinygen.kernels import diagonal_lstm as kernel
-from tinygen.models.pixelrnn import Gates, Layer, PixelRNN
+from tinygen.models.pixelrnn import PAPER, QUICK, Gates, Layer, PixelRNN
 from tinygen.models.recipe import Recipe
 from tinygen.ops import pad
 from tinygen.ops.lstm import diagonal_lstm
@@ -86,42 +87,8 @@ class DiagonalBiLSTM(PixelRNN):
 
     LAYER = DiagonalBiLSTMLayer
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="dynamic",
-            epochs=20,
-            batch_size=32,
-            optimizer="adam",
-            lr=8e-3,
-            schedule="cosine",
-            clip=10.0,
-            model={"hidden": 32, "layers": 1, "head": 32, "levels": 2},
-        ),
-        "paper": Recipe(
-            data="binarized-mnist",
-            binarization="fixed",
-            epochs=12,
-            batch_size=32,
-            optimizer="adam",
-            lr=6e-3,
-            schedule="cosine",
-            clip=10.0,
-            valid_every=2,
-            target=80.75,
-            model={"hidden": 32, "layers": 1, "head": 32, "levels": 2},
-        ),
+        "quick": QUICK,
+        "paper": replace(PAPER, epochs=12, target=80.75),
         # The deepest model that the paper trained on these digits.
-        "paper7": Recipe(
-            data="binarized-mnist",
-            binarization="fixed",
-            epochs=8,
-            batch_size=32,
-            optimizer="adam",
-            lr=4e-3,
-            schedule="cosine",
-            clip=10.0,
-            valid_every=2,
-            target=79.20,
-            model={"hidden": 16, "layers": 7, "head": 32, "levels": 2},
-        ),
+        "paper7": replace(PAPER, lr=4e-3, target=79.20, model=PAPER.model | {"hidden": 16, "layers": 7}),
     }

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -74,6 +75,28 @@ class Discriminator(nn.Module):
         return self.logit(h).reshape((-1,))
 
 
+QUICK = Recipe(
+    data="mnist5k",
+    binarization="grey",
+    epochs=500,
+    batch_size=100,
+    optimizer="adam",
+    optimizer_options={"betas": (0.5, 0.999)},
+    lr=5e-4,
+    valid_every=25,
+    model={
+        "noise": 50,
+        "prior": "uniform",
+        "generator": (400, 400),
+        "discriminator": (150, 150),
+        "pieces": 3,
+        "dropout": (0.2, 0.5),
+        "loss": "non-saturating",
+        "d_steps": 1,
+    },
+)
+
+
 class GAN(Adversarial):
     """GAN over D dimensions.
 
@@ -92,68 +115,38 @@ class GAN(Adversarial):
     """
 
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="grey",
-            epochs=500,
-            batch_size=100,
-            optimizer="adam",
-            optimizer_options={"betas": (0.5, 0.999)},
-            lr=5e-4,
-            valid_every=25,
-            model={
-                "noise": 50,
-                "prior": "uniform",
-                "generator": (400, 400),
-                "discriminator": (150, 150),
-                "pieces": 3,
-                "dropout": (0.2, 0.5),
-                "loss": "non-saturating",
-                "d_steps": 1,
-            },
-        ),
+        "quick": QUICK,
         # The law of the data is known: D against D*, V against 2 JSD - ln 4. On the plane: --data gaussians, rings, moons.
-        "density": Recipe(
+        "density": replace(
+            QUICK,
             data="peaks",
             binarization="real",
             epochs=20,
             batch_size=500,
-            optimizer="adam",
-            optimizer_options={"betas": (0.5, 0.999)},
             lr=1e-3,
             schedule="cosine",
-            model={
+            valid_every=1,
+            model=QUICK.model
+            | {
                 "noise": 2,
                 "prior": "normal",
                 "generator": (64, 64),
                 "discriminator": (128, 128),
-                "pieces": 3,
                 "dropout": (0.0, 0.0),
-                "loss": "non-saturating",
                 "d_steps": 5,
             },
         ),
         # The paper's networks, noise and momentum.
-        "paper": Recipe(
+        "paper": replace(
+            QUICK,
             data="mnist",
-            binarization="grey",
             epochs=100,
-            batch_size=100,
             optimizer="sgd",
             optimizer_options={"momentum": 0.5},
             lr=0.1,
             schedule="cosine",
             valid_every=10,
-            model={
-                "noise": 100,
-                "prior": "uniform",
-                "generator": (1200, 1200),
-                "discriminator": (240, 240),
-                "pieces": 5,
-                "dropout": (0.2, 0.5),
-                "loss": "non-saturating",
-                "d_steps": 1,
-            },
+            model=QUICK.model | {"noise": 100, "generator": (1200, 1200), "discriminator": (240, 240), "pieces": 5},
         ),
     }
 

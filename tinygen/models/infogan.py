@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -82,6 +83,27 @@ class Discriminator(nn.Module):
         self.means = nn.Dense(hidden, continuous, **options)
 
 
+QUICK = Recipe(
+    data="mnist5k",
+    binarization="grey",
+    epochs=60,
+    batch_size=64,
+    lr=2e-4,
+    optimizer_options={"betas": (0.5, 0.999)},
+    model={
+        "latent": 62,
+        "categories": 10,
+        "continuous": 2,
+        "channels": (32, 64),
+        "dense": 256,
+        "hidden": 64,
+        "weight": 1.0,
+        "sigma": 1.0,
+        "generator_lr": 1e-3,
+    },
+)
+
+
 class InfoGAN(Adversarial):
     """InfoGAN for images of `shape` (H, W, C), whose sides divide by 2^len(channels).
 
@@ -100,44 +122,14 @@ class InfoGAN(Adversarial):
 
     uses_labels: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="grey",
-            epochs=60,
-            batch_size=64,
-            lr=2e-4,
-            optimizer_options={"betas": (0.5, 0.999)},
-            model={
-                "latent": 62,
-                "categories": 10,
-                "continuous": 2,
-                "channels": (32, 64),
-                "dense": 256,
-                "hidden": 64,
-                "weight": 1.0,
-                "sigma": 1.0,
-                "generator_lr": 1e-3,
-            },
-        ),
+        "quick": QUICK,
         # The set-up of the paper, appendix C.1.
-        "paper": Recipe(
+        "paper": replace(
+            QUICK,
             data="mnist",
-            binarization="grey",
             epochs=50,
             batch_size=128,
-            lr=2e-4,
-            optimizer_options={"betas": (0.5, 0.999)},
-            model={
-                "latent": 62,
-                "categories": 10,
-                "continuous": 2,
-                "channels": (64, 128),
-                "dense": 1024,
-                "hidden": 128,
-                "weight": 1.0,
-                "sigma": 1.0,
-                "generator_lr": 1e-3,
-            },
+            model=QUICK.model | {"channels": (64, 128), "dense": 1024, "hidden": 128},
         ),
     }
 

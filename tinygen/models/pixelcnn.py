@@ -18,6 +18,7 @@ passes over the 2 h features cost more than the products (the recipes say which 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -44,6 +45,20 @@ class Block(nn.Module):
         return u + self.up(relu(self.conv(relu(self.down(relu(u))))))
 
 
+QUICK = Recipe(
+    data="mnist5k",
+    binarization="dynamic",
+    epochs=20,
+    batch_size=16,
+    optimizer="adamw",
+    lr=4e-3,
+    schedule="cosine",
+    weight_decay=1e-2,
+    model={"hidden": 16, "blocks": 5, "kernel_size": 7, "head": 32, "levels": 2},
+)
+GREY = replace(QUICK, binarization="grey", epochs=10, lr=3e-3, model=QUICK.model | {"levels": 256})
+
+
 class PixelCNN(PixelModel):
     """PixelCNN over images of `shape` (height, width, colours).
 
@@ -58,53 +73,14 @@ class PixelCNN(PixelModel):
 
     # A pixel sees 3 + blocks (kernel_size // 2) rows up, and a digit is 20 pixels high.
     RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="dynamic",
-            epochs=20,
-            batch_size=16,
-            optimizer="adamw",
-            lr=4e-3,
-            schedule="cosine",
-            weight_decay=1e-2,
-            model={"hidden": 16, "blocks": 5, "kernel_size": 7, "head": 32, "levels": 2},
-        ),
+        "quick": QUICK,
         # Grey values as they are, each a choice among 256.
-        "grey": Recipe(
-            data="mnist5k",
-            binarization="grey",
-            epochs=10,
-            batch_size=16,
-            optimizer="adamw",
-            lr=3e-3,
-            schedule="cosine",
-            weight_decay=1e-2,
-            model={"hidden": 16, "blocks": 5, "kernel_size": 7, "head": 32, "levels": 256},
-        ),
+        "grey": GREY,
         # The same three times a pixel: red, then green given red, then blue given both.
-        "rgb": Recipe(
-            data="mnist5k-rgb",
-            binarization="grey",
-            epochs=8,
-            batch_size=16,
-            optimizer="adamw",
-            lr=3e-3,
-            schedule="cosine",
-            weight_decay=1e-2,
-            model={"hidden": 18, "blocks": 5, "kernel_size": 7, "head": 48, "levels": 256},
-        ),
+        "rgb": replace(GREY, data="mnist5k-rgb", epochs=8, model=GREY.model | {"hidden": 18, "head": 48}),
         # The paper names no sizes for MNIST, and trained with RMSProp.
-        "paper": Recipe(
-            data="binarized-mnist",
-            binarization="fixed",
-            epochs=8,
-            batch_size=16,
-            optimizer="adamw",
-            lr=4e-3,
-            schedule="cosine",
-            weight_decay=1e-2,
-            target=81.30,
-            model={"hidden": 16, "blocks": 6, "kernel_size": 7, "head": 32, "levels": 2},
+        "paper": replace(
+            QUICK, data="binarized-mnist", binarization="fixed", epochs=8, target=81.30, model=QUICK.model | {"blocks": 6}
         ),
     }
 

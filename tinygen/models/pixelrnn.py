@@ -15,6 +15,7 @@ much arithmetic as one pass over the image, and not one pass per pixel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -22,12 +23,26 @@ import numpy as np
 from tinygen import Tensor, nn, pad
 from tinygen.backend import Array, module_of
 from tinygen.models.pixels import Head, MaskedConv2d, PixelModel, draw, sees, sizes
+from tinygen.models.recipe import Recipe
 from tinygen.nn import init
 from tinygen.tensor import array_of
 
 if TYPE_CHECKING:
     from tinygen.data import Split
-    from tinygen.models.recipe import Recipe
+
+# What both train with; each adds its own recipes' length and target.
+QUICK = Recipe(
+    data="mnist5k",
+    binarization="dynamic",
+    epochs=20,
+    batch_size=32,
+    optimizer="adam",
+    lr=8e-3,
+    schedule="cosine",
+    clip=10.0,
+    model={"hidden": 32, "layers": 1, "head": 32, "levels": 2},
+)
+PAPER = replace(QUICK, data="binarized-mnist", binarization="fixed", epochs=8, lr=6e-3, valid_every=2)
 
 
 class Gates(nn.Module):

@@ -14,6 +14,7 @@ over rows, of which there are fewer than diagonals.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from tinygen.backend import Array, module_of
 from tinygen.kernels import row_lstm as kernel
-from tinygen.models.pixelrnn import Gates, Layer, PixelRNN
+from tinygen.models.pixelrnn import PAPER, QUICK, Gates, Layer, PixelRNN
 from tinygen.models.recipe import Recipe
 from tinygen.ops.lstm import row_lstm
 from tinygen.tensor import array_of
@@ -74,29 +75,4 @@ class RowLSTM(PixelRNN):
     """Row LSTM; the arguments are PixelRNN's."""
 
     LAYER = RowLSTMLayer
-    RECIPES: ClassVar[Mapping[str, Recipe]] = {
-        "quick": Recipe(
-            data="mnist5k",
-            binarization="dynamic",
-            epochs=20,
-            batch_size=32,
-            optimizer="adam",
-            lr=8e-3,
-            schedule="cosine",
-            clip=10.0,
-            model={"hidden": 32, "layers": 1, "head": 32, "levels": 2},
-        ),
-        "paper": Recipe(
-            data="binarized-mnist",
-            binarization="fixed",
-            epochs=8,
-            batch_size=32,
-            optimizer="adam",
-            lr=6e-3,
-            schedule="cosine",
-            clip=10.0,
-            valid_every=2,
-            target=80.54,
-            model={"hidden": 32, "layers": 1, "head": 32, "levels": 2},
-        ),
-    }
+    RECIPES: ClassVar[Mapping[str, Recipe]] = {"quick": QUICK, "paper": replace(PAPER, target=80.54)}

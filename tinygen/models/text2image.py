@@ -149,14 +149,7 @@ class Text2Image(Adversarial):
             schedule="cosine",
             valid_every=5,
             optimizer_options={"betas": (0.5, 0.999)},
-            model={
-                "latent": 50,
-                "channels": (32, 64),
-                "embedding": 32,
-                "hidden": 64,
-                "width": 32,
-                "interpolation": True,
-            },
+            model={"latent": 50, "channels": (32, 64), "embedding": 32, "hidden": 64, "width": 32, "interpolation": True},
         ),
         "paper": Recipe(
             data="mnist",
@@ -165,14 +158,7 @@ class Text2Image(Adversarial):
             batch_size=64,
             lr=2e-4,
             optimizer_options={"betas": (0.5, 0.999)},
-            model={
-                "latent": 100,
-                "channels": (64, 128),
-                "embedding": 64,
-                "hidden": 128,
-                "width": 128,
-                "interpolation": True,
-            },
+            model={"latent": 100, "channels": (64, 128), "embedding": 64, "hidden": 128, "width": 128, "interpolation": True},
         ),
     }
     uses_labels: ClassVar[bool] = True
