@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tinygen import gallery
 from tinygen.cli.text import table
-from tinygen.cli.train import assignments, train
+from tinygen.cli.train import asked_for, train
 from tinygen.models import MODELS, Recipe, RecipeError, model_class
 from tinygen.models.orderings import ORDERINGS
 from tinygen.models.recipe import closest
@@ -59,11 +59,7 @@ def _started(options: argparse.Namespace) -> Run | None:
     if not Path(options.out).exists():
         return None
     run = Run.open(options.out)
-    recipes = model_class(options.model).RECIPES
-    name = options.recipe or "quick"
-    if name not in recipes:
-        raise RecipeError(f"{options.model} has no recipe {name!r}: {closest(name, recipes)}")
-    recipe = recipes[name].override(assignments(options))
+    _, recipe, _ = asked_for(options)
     same = (run.config["model"], run.config["seed"]) == (options.model, options.seed or 0)
     if not same or Recipe.from_dict(recipe.as_dict()) != run.recipe:
         differences = "; ".join(run.recipe.changes(recipe)) or "model or seed"

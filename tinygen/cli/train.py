@@ -13,7 +13,7 @@ from tinygen.cli.progress import observer
 from tinygen.cli.runs import draw_pictures, draw_samples, has_pictures, load_data, usable_device
 from tinygen.cli.text import duration, figures
 from tinygen.data import Dataset
-from tinygen.models import RecipeError, model_class
+from tinygen.models import Recipe, RecipeError, model_class
 from tinygen.models.recipe import closest
 from tinygen.training import Interrupted, Run, RunError, Training, check_fit, conclude, configuration, restore, versions
 
@@ -53,11 +53,7 @@ def _new(options: argparse.Namespace) -> tuple[Run, Dataset]:
     """The folder of a new run, made only after everything in it was found to be possible."""
     if options.model is None:
         raise RunError("train which model? `tinygen list` shows them; --resume RUN goes on with a run")
-    recipes = model_class(options.model).RECIPES
-    name = options.recipe or "quick"
-    if name not in recipes:
-        raise RecipeError(f"{options.model} has no recipe {name!r}: {closest(name, recipes)}")
-    recipe = recipes[name].override(assignments(options))
+    name, recipe, changes = asked_for(options)
     device = usable_device(options.device or "cpu")
     dataset = load_data(recipe.data, options.data_dir)
     check_fit(dataset, recipe)
@@ -65,7 +61,7 @@ def _new(options: argparse.Namespace) -> tuple[Run, Dataset]:
         model=options.model,
         recipe_name=name,
         recipe=recipe,
-        changes=recipes[name].changes(recipe),
+        changes=changes,
         seed=options.seed or 0,
         device=device,
         data={"shape": dataset.train.images.shape[1:], "folder": options.data_dir},
@@ -89,7 +85,17 @@ def _continued(options: argparse.Namespace) -> tuple[Run, Dataset]:
     return run, load_data(run.recipe.data, options.data_dir or run.config["data"]["folder"])
 
 
-def assignments(options: argparse.Namespace) -> dict[str, str]:
+def asked_for(options: argparse.Namespace) -> tuple[str, Recipe, list[str]]:
+    """The name of the recipe on the command line, that recipe with every change made to it, and the changes in words."""
+    recipes = model_class(options.model).RECIPES
+    name = options.recipe or "quick"
+    if name not in recipes:
+        raise RecipeError(f"{options.model} has no recipe {name!r}: {closest(name, recipes)}")
+    recipe = recipes[name].override(_assignments(options))
+    return name, recipe, recipes[name].changes(recipe)
+
+
+def _assignments(options: argparse.Namespace) -> dict[str, str]:
     """Every change of the recipe on the command line, name to text."""
     changes = {name: getattr(options, name) for name in ("data", "epochs") if getattr(options, name) is not None}
     for assignment in options.set or ():
