@@ -1,10 +1,15 @@
-"""What holds for every test: no connection to another machine; tests marked `gpu` only where there is a device."""
+"""What holds for every test: no connection to another machine; tests marked `gpu` only where there is a device.
+
+And what tests of runs and of the command line share: a folder to run in, and a command that is run in it.
+"""
 
 import socket
 
 import pytest
+import toy
 
 from tinygen.backend import load_cupy
+from tinygen.cli import main
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -41,3 +46,25 @@ def only_loopback():
         patch.setattr(socket, "getaddrinfo", guarded_resolve)
         patch.setenv("no_proxy", "*")
         yield
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Runs the test in a folder that is empty, with the model `toy` in the registry."""
+    monkeypatch.chdir(tmp_path)
+    toy.register(monkeypatch)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command line; returns its exit code and what it wrote on stdout and stderr."""
+
+    def run(line):
+        try:
+            code = main(line.split())
+        except SystemExit as stop:
+            code = stop.code
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run

@@ -18,26 +18,7 @@ from tinygen.cli.text import duration, loss_and_bits, table
 from tinygen.models.pictures import Images
 from tinygen.training import Run
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    toy.register(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs a command line; returns its exit code and what it wrote on stdout and stderr."""
-
-    def run(line):
-        try:
-            code = main(line.split())
-        except SystemExit as stop:
-            code = stop.code
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def complaint(result):

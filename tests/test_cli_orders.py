@@ -7,38 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 from PIL import Image
 
 from tinygen import data, gallery
-from tinygen.cli import main
 from tinygen.models import MODELS, model_class
 from tinygen.models.orderings import ORDERINGS
 from tinygen.training import Run
 from tinygen.training.interrupt import Interrupted, Interruptions
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    toy.register(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs a command line; returns its exit code and what it wrote on stdout and stderr."""
-
-    def run(line):
-        try:
-            code = main(line.split())
-        except SystemExit as stop:
-            code = stop.code
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def blocks(out: str) -> list[dict[str, list[str]]]:

@@ -38,12 +38,7 @@ from tinygen.training.examples import batches, check_fit
 from tinygen.training.interrupt import Interruptions
 
 SHAPE = (5, 6)
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    toy.register(monkeypatch)
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 @pytest.fixture

@@ -9,16 +9,11 @@ import pytest
 import toy
 
 from tinygen import data
-from tinygen.cli import main
 from tinygen.evaluation import class_balance
 from tinygen.training import Run
 from tinygen.training.watch import diagnose, training_figures
 
-
-def command(line):
-    return main(line.split())
-
-
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 HEALTHY = {"d_real": 0.7, "d_fake": 0.3, "g_norm": 1.5, "d_norm": 0.8, "loss": 3.0}
 TEN = class_balance(np.arange(1000) % 10)
 
@@ -75,20 +70,14 @@ class Collapsed(toy.Toy):
         return kinds[rng.integers(len(kinds), size=n)].reshape(n, -1).astype(np.float32) / 255
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    toy.register(monkeypatch)
-
-
 @pytest.fixture
 def gan(monkeypatch):
     monkeypatch.setattr(toy, "Toy", Collapsed)
 
 
-def test_a_collapse_is_told_on_the_terminal_and_in_the_result(gan, capsys):
-    assert command("train toy --epochs 2 --set binarization=grey --out a") == 0
-    written = capsys.readouterr().out
+def test_a_collapse_is_told_on_the_terminal_and_in_the_result(gan, command):
+    code, written, _ = command("train toy --epochs 2 --set binarization=grey --out a")
+    assert code == 0
     signs = [
         "mode collapse: the generator draws only 1 of 10 digits",
         r"(9\d|100)% of the samples are of one kind, number 3 of the digits",
@@ -105,9 +94,9 @@ def test_a_collapse_is_told_on_the_terminal_and_in_the_result(gan, capsys):
     assert training_figures(rows[0])["d_real"] == pytest.approx(0.999)
 
 
-def test_a_healthy_training_is_judged_by_its_samples(gan, capsys):
-    assert command("train toy --epochs 1 --set binarization=grey --set flips=0 --out a") == 0
-    written = capsys.readouterr().out
+def test_a_healthy_training_is_judged_by_its_samples(gan, command):
+    code, written, _ = command("train toy --epochs 1 --set binarization=grey --set flips=0 --out a")
+    assert code == 0
     assert "warning" not in written
     result = json.loads(Run.open("a").result_file.read_text())
     assert result["warnings"] == []
@@ -115,8 +104,8 @@ def test_a_healthy_training_is_judged_by_its_samples(gan, capsys):
     assert Run.open("a").rows()[-1]["valid_class_entropy"] == pytest.approx(math.log(10), abs=0.05)
 
 
-def test_a_likelihood_model_is_not_watched(capsys):
-    assert command("train toy --epochs 1 --out a") == 0
+def test_a_likelihood_model_is_not_watched(command):
+    assert command("train toy --epochs 1 --out a")[0] == 0
     result = json.loads(Run.open("a").result_file.read_text())
     assert not {"warnings", "samples"} & set(result)
     assert "valid_modes" not in Run.open("a").rows()[0]
@@ -125,11 +114,11 @@ def test_a_likelihood_model_is_not_watched(capsys):
 # ---- tinygen evaluate ----
 
 
-def test_evaluate_judges_samples_where_there_is_no_likelihood_and_tells_what_can_be_compared(gan, capsys):
-    assert command("train toy --epochs 1 --set binarization=grey --set flips=0 --out a") == 0
-    capsys.readouterr()
-    assert command("evaluate a --samples 600") == 0
-    first, second, remarks = capsys.readouterr().out.split("\n\n")
+def test_evaluate_judges_samples_where_there_is_no_likelihood_and_tells_what_can_be_compared(gan, command):
+    assert command("train toy --epochs 1 --set binarization=grey --set flips=0 --out a")[0] == 0
+    code, written, _ = command("evaluate a --samples 600")
+    assert code == 0
+    first, second, remarks = written.split("\n\n")
     assert "nll" not in first
     titles, run, reference = second.splitlines()
     assert titles.split()[:6] == ["samples", "of", "data", "binarization", "count", "parzen"]
@@ -145,25 +134,24 @@ def test_evaluate_judges_samples_where_there_is_no_likelihood_and_tells_what_can
     assert "cannot be compared with nll" in remarks
 
 
-def test_evaluate_says_bound_estimate_and_which_runs_belong_together(capsys, monkeypatch):
+def test_evaluate_says_bound_estimate_and_which_runs_belong_together(command, monkeypatch):
     for out, options in {"a": "", "b": "--set binarization=threshold", "c": "--seed 1"}.items():
-        assert command(f"train toy --epochs 1 {options} --out {out}") == 0
-    capsys.readouterr()
-    assert command("evaluate a c") == 0
-    written = capsys.readouterr().out
+        assert command(f"train toy --epochs 1 {options} --out {out}")[0] == 0
+    code, written, _ = command("evaluate a c")
+    assert code == 0
     assert [line.split()[-2] for line in written.splitlines()[1:]] == ["exact", "exact"]
     assert "\n\n" not in written  # all can be compared: nothing to remark
     monkeypatch.setattr(toy.Toy, "nll_is", "bound")
-    assert command("evaluate a b c --measures --samples 500") == 0
-    written = capsys.readouterr().out
+    code, written, _ = command("evaluate a b c --measures --samples 500")
+    assert code == 0
     assert "these can: a, c (mnist5k, dynamic); b (mnist5k, threshold)." in written
     assert "The nll of a, b, c is an upper bound" in written
     assert "Samples that can be compared here: a, c (mnist5k, dynamic); b (mnist5k, threshold)." in written
     assert written.count("training digits ") == 2 + 1  # two reference rows and the remark
 
 
-def test_evaluate_of_points_has_no_digits_to_read(capsys):
-    assert command("train rnade --epochs 1 --set hidden=2 --data gaussians --out a") == 0
-    capsys.readouterr()
-    assert command("evaluate a --measures") == 0
-    assert "parzen" not in capsys.readouterr().out
+def test_evaluate_of_points_has_no_digits_to_read(command):
+    assert command("train rnade --epochs 1 --set hidden=2 --data gaussians --out a")[0] == 0
+    code, written, _ = command("evaluate a --measures")
+    assert code == 0
+    assert "parzen" not in written
