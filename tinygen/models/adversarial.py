@@ -120,9 +120,12 @@ class Adversarial(Model):
         return self.generate(n, rng)._data
 
     def optimizers(self, recipe: Recipe) -> Optimizers:
-        """The recipe's optimizer twice, as "discriminator" and "generator"."""
+        """The recipe's optimizer twice, as "discriminator" and "generator"; the latter with the rate `generator_lr`, where the
+        recipe has one."""
+        rates = {"discriminator": recipe.lr, "generator": recipe.model.get("generator_lr", recipe.lr)}
         players = {"discriminator": self.D, "generator": self.G}
-        return Optimizers({name: optim_from(recipe, player.parameters()) for name, player in players.items()}, recipe.clip)
+        made = {name: optim_from(recipe, player.parameters(), lr=rates[name]) for name, player in players.items()}
+        return Optimizers(made, recipe.clip)
 
     def train_step(self, x: Array, optimizers: Optimizers, rng: np.random.Generator) -> dict[str, float]:
         """Algorithm 1: `d_steps` moves of D, each on its part of the batch, then one of G, on the last fakes.

@@ -32,7 +32,7 @@ from tinygen import Tensor, cross_entropy, nn
 from tinygen.backend import Array, module_of, to_device
 from tinygen.distributions import Normal
 from tinygen.models.adversarial import Adversarial, frozen
-from tinygen.models.base import Optimizers, optim_from
+from tinygen.models.base import Optimizers
 from tinygen.models.convnets import SLOPE, Generator, Shape, halving, image_shape, to_examples, to_images, units, weights
 from tinygen.models.pictures import Images, Picture
 from tinygen.models.recipe import Recipe
@@ -193,11 +193,6 @@ class InfoGAN(Adversarial):
         return category, self.continuous * math.log(2) + log_q.sum(1).mean()
 
     # ---- Training ----
-
-    def optimizers(self, recipe: Recipe) -> Optimizers:
-        """The recipe's twice: "discriminator", which trains Q too, and "generator", with the rate `generator_lr`."""
-        generator = optim_from(recipe, self.G.parameters(), lr=recipe.model["generator_lr"])
-        return Optimizers({"discriminator": optim_from(recipe, self.D.parameters()), "generator": generator}, recipe.clip)
 
     def train_step(
         self, x: Array, optimizers: Optimizers, rng: np.random.Generator, labels: Array | None = None
