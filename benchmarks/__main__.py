@@ -15,6 +15,11 @@ def _threads(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     os.environ.update(dict.fromkeys(THREADS, _threads(sys.argv[1:])))
+
+# In the processes of the sides too, which run this file under another name.
+import tinygen.blas  # noqa: E402, F401  before NumPy
+
+if __name__ == "__main__":
     from benchmarks.cli import main
 
     sys.exit(main())

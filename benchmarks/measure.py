@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.device import seconds
 
 PAUSE = 0.15  # seconds before each sample: OpenBLAS, which waits longest, has stopped spinning after some 0.1
-LONG_ENOUGH = 2e-2  # seconds; faster calls are repeated within one sample, as in a training they are
+LONG_ENOUGH = 0.1  # seconds; faster calls are repeated within one sample: steady, as in a training
 
 
 @dataclass(frozen=True)

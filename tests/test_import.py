@@ -1,6 +1,7 @@
 """What an import costs, and the house's arrows: every module uses only what stands below it."""
 
 import ast
+import os
 import pkgutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ HEAVY = ("cupy", "matplotlib", "numba", "rich", "safetensors", "scipy", "torch",
 
 # From the ground up. A module may use the floors below its own, and the modules of its own floor.
 FLOORS = (
+    ("blas",),
     ("kernels",),
     ("backend",),
     ("anomaly", "guard"),
@@ -168,3 +170,29 @@ def test_every_folder_with_code_is_a_package_that_setup_installs():
     if setup is None:
         pytest.skip("not a checkout")
     assert all(f"    {name}\n" in setup for name in found), found
+
+
+WATCH_NUMPY = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+sys.meta_path.insert(0, Watch())
+{before}
+import tinygen
+print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "chosen", "during", "after"),
+    [("", None, "4", "None"), ("", "20", "20", "20"), ("import numpy", None, "None", "None")],
+    ids=["first", "chosen by the user", "too late"],
+)
+def test_numpy_is_loaded_with_threads_of_blas_that_sleep(before, chosen, during, after):
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {"OPENBLAS_THREAD_TIMEOUT": chosen} if chosen else {}
+    command = [sys.executable, "-c", WATCH_NUMPY.format(before=before)]
+    done = subprocess.run(command, cwd=ROOT.parent, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [during, after]

@@ -9,6 +9,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import tinygen.blas  # noqa: F401  first: it loads NumPy
+
 # In a checkout the kernels stand beside this package (`kernels/`); an installed tinygen holds them as `tinygen/kernels`.
 if not (Path(__file__).parent / "kernels").is_dir():
     _spec = spec_from_file_location("tinygen.kernels", Path(__file__).parent.parent / "kernels" / "__init__.py")
