@@ -15,11 +15,9 @@ def _threads(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     os.environ.update(dict.fromkeys(THREADS, _threads(sys.argv[1:])))
+    from tinygen.blas import SOON, VARIABLE  # loads NumPy, as a program of tinygen does
 
-# In the processes of the sides too, which run this file under another name.
-import tinygen.blas  # noqa: E402, F401  before NumPy
-
-if __name__ == "__main__":
+    os.environ.setdefault(VARIABLE, SOON)  # for the processes of the sides, which do not start with this file
     from benchmarks.cli import main
 
     sys.exit(main())

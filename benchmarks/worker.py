@@ -13,6 +13,7 @@ from typing import Self
 
 from benchmarks import device, entries, measure
 from benchmarks.registry import BENCHMARKS, Case, Side
+from tinygen.kernels.memory import keep_freed
 
 
 class Worker(AbstractContextManager):
@@ -79,6 +80,7 @@ def _sampler(benchmark: str, quick: bool, number: int, side: str, role: str, whe
         configured_numba()
         import torch
     torch.set_num_threads(threads)
+    keep_freed()  # as in every training of ours; PyTorch, whose large arrays come from malloc as well, has the same
     device.use(where)
     case = next(islice(BENCHMARKS[benchmark].cases(quick), number, None))
     return measure.sampler(next(found.run for found in case.sides if found.name == side))
