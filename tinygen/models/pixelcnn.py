@@ -77,7 +77,7 @@ class PixelCNN(PixelModel):
         # Grey values as they are, each a choice among 256.
         "grey": GREY,
         # The same three times a pixel: red, then green given red, then blue given both.
-        "rgb": replace(GREY, data="mnist5k-rgb", epochs=8, model=GREY.model | {"hidden": 18, "head": 48}),
+        "rgb": replace(GREY, data="mnist5k-rgb", epochs=8, model=GREY.model | {"hidden": 24, "head": 48}),
         # The paper names no sizes for MNIST, and trained with RMSProp.
         "paper": replace(
             QUICK, data="binarized-mnist", binarization="fixed", epochs=8, target=81.30, model=QUICK.model | {"blocks": 6}
