@@ -223,7 +223,7 @@ def test_all_sides_agree_at_tiny_sizes(name):
 
 @needs_compiler
 @no_cupy
-@pytest.mark.parametrize("name", ["diagonal-lstm", "nade", "nade-sample", "tiny-network"])
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_the_command_on_a_gpu(name, tmp_path, monkeypatch):
     """All the command does with `--device cuda`, on the stand-in; PyTorch, which has none, stays on the CPU."""
     chosen = []

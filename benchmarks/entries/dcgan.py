@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from benchmarks import device
 from benchmarks.entries.nade import digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.models import Recipe
@@ -74,10 +75,10 @@ def _after(make: Make, *arguments: object) -> Results:
 
 
 def _tinygen(channels: Sequence[int], state: dict, x: np.ndarray):
-    model = _model(channels)
+    model = _model(channels).to(device.name)
     model.load_state_dict(state)
     optimizers = model.optimizers(Recipe(epochs=1, lr=LR, optimizer_options=OPTIONS))
-    rng = np.random.default_rng(0)
+    rng, x = np.random.default_rng(0), device.ours(x)
 
     def step() -> dict[str, float]:
         figures = model.train_step(x, optimizers, rng)

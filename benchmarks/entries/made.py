@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import device
 from benchmarks.entries.nade import MARGIN, digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import no_grad, optim
@@ -81,15 +82,11 @@ def _weights(state: State) -> list[str]:
 
 
 def _tinygen(sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray) -> tuple[Callable, Callable]:
-    model = _model(sizes)
+    model = _model(sizes).to(device.name)
     model.load_state_dict(state, strict=False)
     optimizers = Optimizers({"model": optim.Adam(model.parameters(), lr=LR, eps=EPS)})
-    rng = np.random.default_rng(0)
-
-    def step() -> float:
-        return model.train_step(x, optimizers, rng)["loss"]
-
-    return step, lambda: _state(model)
+    rng, x = np.random.default_rng(0), device.ours(x)
+    return lambda: model.train_step(x, optimizers, rng)["loss"], lambda: _state(model)
 
 
 def _torch(layer: Callable, sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray):
@@ -158,6 +155,8 @@ def _sample_case(count: int, sizes: Sequence[int]) -> Case:
     wide = [[array.astype(np.float64) for array in arrays] for arrays in (weights, biases)]
     uniforms, drawn = _uniforms_and_draws(count, *wide, degrees)
     nothing = np.zeros_like(uniforms)
+    put = device.ours
+    given = put(nothing), 0, put(uniforms), [put(w) for w in weights], [put(b) for b in biases], degrees
     tensors = [torch.tensor(array) for pair in zip(weights, biases) for array in pair]
     target, zeros_and_ones = torch.tensor(uniforms), [torch.tensor(mask, dtype=torch.float32) for mask in masks]
     layers = [made_torch.usual(mask) for mask in zeros_and_ones]
@@ -166,7 +165,7 @@ def _sample_case(count: int, sizes: Sequence[int]) -> Case:
     return Case(
         f"made-sample {'-'.join(map(str, (*sizes, sizes[0])))}",
         sides=(
-            Side("tinygen", "ours", lambda: {"x": kernel.complete(nothing, 0, uniforms, weights, biases, degrees)}),
+            Side("tinygen", "ours", lambda: {"x": kernel.complete(*given)}),
             Side("tinygen: a whole pass per pixel", "reference", lambda: {"x": _whole_passes(model, uniforms)}),
             Side("PyTorch: a whole pass per pixel", "theirs", lambda: {"x": made_torch.sample(target, tensors, layers)}),
             Side("PyTorch: incremental", "theirs", lambda: {"x": incremental(target, tensors)}),

@@ -8,6 +8,7 @@ import numpy as np
 import tinygen
 from benchmarks.device import ours
 from benchmarks.registry import Case, Results, Side, Work, benchmark
+from tinygen.backend import module_of
 from tinygen.kernels import masked_conv as kernel
 from tinygen.kernels.masked_conv import Layer, reference
 from tinygen.kernels.masked_conv.layer import taps
@@ -63,7 +64,7 @@ def pixelcnn_sample(quick: bool) -> Iterator[Case]:
         layers = _network(hidden, blocks)
         uniforms, drawn = _uniforms_and_draws(layers, images, side)
         for count in (first, side * side):
-            sides = [Side("tinygen", "ours", partial(_cached, kernel, layers, uniforms, count))]
+            sides = [Side("tinygen", "ours", partial(_cached, kernel, _moved(layers), ours(uniforms), count))]
             if count == first:
                 sides += [
                     Side("tinygen: a full pass per pixel", "reference", partial(_naive, layers, uniforms, count)),
@@ -107,6 +108,11 @@ def _products(layers: Sequence[Layer]) -> int:
 
 def _widths(shapes: list[Shape]) -> str:
     return " - ".join(str(n) for n in (shapes[0][0], *(outs for _, outs, _ in shapes)))
+
+
+def _moved(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers where tinygen is to compute."""
+    return [Layer(*(ours(part) if isinstance(part, np.ndarray) else part for part in layer)) for layer in layers]
 
 
 def _in_double(layers: Sequence[Layer]) -> list[Layer]:
@@ -157,7 +163,7 @@ def _tinygen(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray) -> Callable[
 
 def _cached(module: object, layers: Sequence[Layer], uniforms: np.ndarray, count: int) -> Results:
     """The first `count` pixels of images (N, H, W), drawn by steps."""
-    x = np.zeros_like(uniforms)
+    x = module_of(uniforms).zeros_like(uniforms)
     stepper = module.Stepper(layers, len(x), x.shape[1:])
     for row, column in list(np.ndindex(x.shape[1:]))[:count]:
         p = tinygen.sigmoid(stepper.step(row, column))
