@@ -187,7 +187,7 @@ print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
 
 @pytest.mark.parametrize(
     ("before", "chosen", "during", "after"),
-    [("", None, "4", "None"), ("", "20", "20", "20"), ("import numpy", None, "None", "None")],
+    [("", None, "20", "None"), ("", "24", "24", "24"), ("import numpy", None, "None", "None")],
     ids=["first", "chosen by the user", "too late"],
 )
 def test_numpy_is_loaded_with_threads_of_blas_that_sleep(before, chosen, during, after):
