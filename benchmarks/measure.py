@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.device import seconds
 
-PAUSE = 0.15  # seconds before each sample: OpenBLAS, which waits longest, has stopped spinning after some 0.1
+PAUSE = 0.15  # seconds before each sample: even OpenBLAS's threads as they come have stopped spinning after some 0.1
 LONG_ENOUGH = 0.1  # seconds; faster calls are repeated within one sample: steady, as in a training
 
 

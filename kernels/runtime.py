@@ -53,7 +53,9 @@ def configured_numba() -> ModuleType:
     """Import Numba and configure it, once.
 
     The threading layer, unless the environment names one, is GNU's OpenMP where it can be had: it starts a parallel loop in
-    microseconds. Numba's own `workqueue`, which is always there, takes 0.1 ms, a third of a masked layer of 784 x 500.
+    microseconds. Numba's own `workqueue`, which is always there, takes 0.1 ms, a third of a masked layer of 784 x 500. What
+    OpenMP cannot do is run in the fork of a process that has used it: Numba ends such a process, with a line that says so.
+    Processes are to be spawned, or the environment is to have NUMBA_THREADING_LAYER=workqueue.
     """
     import numba
     from numba.core import event
