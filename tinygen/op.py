@@ -147,7 +147,7 @@ class Op:
         return inputs[:arity]
 
     def _promote(self, arrays: list[Any]) -> None:
-        """Cast integer and boolean arrays to the dtype that the floating ones share; beside a scalar float alone, to float32."""
+        """Cast integer and boolean arrays to the dtype that the floating ones share; beside a Python float, to float32."""
         places = range(len(arrays)) if self.variadic else self.typed
         typed = [i for i in places if type(arrays[i]) not in SCALARS]
         floating = {arrays[i].dtype for i in typed if arrays[i].dtype.kind in "fc"}
