@@ -244,7 +244,12 @@ def cuda_function(source: Path, name: str, dtype: np.dtype) -> Callable:
     One compilation per file, dtype and device in a process; CuPy also caches the binary on disk.
     Raises RuntimeError, with the compiler's first complaint, where NVRTC is missing or refuses the source.
     """
-    return _cuda_module(source, np.dtype(dtype).name, cupy().cuda.Device().id).get_function(name)
+    return _cuda_function(source, name, np.dtype(dtype).name, cupy().cuda.Device().id)
+
+
+@functools.cache
+def _cuda_function(source: Path, name: str, dtype: str, device: int) -> Callable:
+    return _cuda_module(source, dtype, device).get_function(name)
 
 
 @functools.cache
@@ -262,4 +267,10 @@ def _cuda_module(source: Path, dtype: str, device: int) -> Any:
 
 def multiprocessors() -> int:
     """Return the number of multiprocessors of the current CUDA device, from which kernels size their grids."""
-    return cupy().cuda.Device().attributes["MultiProcessorCount"]
+    return _multiprocessors(cupy().cuda.Device().id)
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    # CuPy asks the driver for all attributes, some hundred, each time: more than a launch costs.
+    return cupy().cuda.Device(device).attributes["MultiProcessorCount"]

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from cuda_shim import forget
 
 from tinygen.kernels import runtime
 
@@ -69,7 +70,7 @@ def loaded(source: Path, dtype: str) -> tuple[str, list[str]]:
         with mock.patch.object(runtime, "cupy", return_value=cupy):
             runtime.cuda_function(source, "any", np.dtype(dtype))
     finally:
-        runtime._cuda_module.cache_clear()
+        forget()
     return module.call_args.kwargs["code"], list(module.call_args.kwargs["options"])
 
 

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from cuda_shim import forget
 
 import tinygen
 from tinygen.cli.runs import usable_device
@@ -292,7 +293,7 @@ def fake_cupy(count=1, compiles=True, driver=13020, capability="90", compiler=(1
             raise OSError("libnvrtc.so.13: cannot open shared object file")
         return compiler
 
-    device = lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": 132}, compute_capability=capability)
+    device = lambda number=0: SimpleNamespace(id=number, attributes={"MultiProcessorCount": 132}, compute_capability=capability)
     module.cuda = SimpleNamespace(
         runtime=SimpleNamespace(
             getDeviceCount=devices,
@@ -313,12 +314,10 @@ def install(monkeypatch):
 
     def set_module(module):
         monkeypatch.setitem(sys.modules, "cupy", module)
-        runtime.cupy.cache_clear()
-        runtime._cuda_module.cache_clear()
+        forget()
 
     yield set_module
-    runtime.cupy.cache_clear()
-    runtime._cuda_module.cache_clear()
+    forget()
 
 
 def test_missing_cupy_driver_or_device_are_explained_in_one_line(install):
@@ -359,7 +358,7 @@ def test_sources_are_compiled_once_for_each_dtype_and_device(install):
             compiled.append((number, self.options[1]))
 
     module.RawModule, device = Counting, module.cuda.Device
-    module.cuda.Device = lambda: SimpleNamespace(**{**vars(device()), "id": number})
+    module.cuda.Device = lambda: device(number)
     install(module)
     for number in (0, 1, 0):  # noqa: B007 - read by the functions above
         for dtype in (np.float32, np.float64, np.float32):

@@ -145,7 +145,7 @@ class CudaOnCpu(types.ModuleType):
         self.__version__ = "on the CPU"
         device = types.SimpleNamespace(id=-1, attributes={"MultiProcessorCount": multiprocessors}, compute_capability="90")
         self.cuda = types.SimpleNamespace(
-            Device=lambda: device,
+            Device=lambda number=-1: device,
             compiler=types.SimpleNamespace(CompileException=CompileError),
             nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0), getSupportedArchs=lambda: (75, 80, 90)),
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError),
@@ -176,7 +176,7 @@ def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1) -> Iterator[CudaOnCpu]:
 def imported_as_cupy(module: types.ModuleType) -> Iterator[types.ModuleType]:
     """Let `import cupy` find `module`; before and after, forget what the runtime and the kernels keep of a device."""
     before = sys.modules.get("cupy")
-    _forget()
+    forget()
     sys.modules["cupy"] = module
     try:
         yield module
@@ -185,12 +185,12 @@ def imported_as_cupy(module: types.ModuleType) -> Iterator[types.ModuleType]:
             del sys.modules["cupy"]
         else:
             sys.modules["cupy"] = before
-        _forget()
+        forget()
 
 
-def _forget() -> None:
+def forget() -> None:
     """Empty every cache of compiled sources, and of arrays that lie on a device."""
-    caches = [runtime.cupy, runtime._cuda_module]
+    caches = [runtime.cupy, runtime._cuda_module, runtime._cuda_function, runtime._multiprocessors]
     for name, module in list(sys.modules.items()):
         if name.startswith("tinygen.kernels.") and name.endswith("cuda"):
             caches += [value for value in vars(module).values() if hasattr(value, "cache_clear")]
