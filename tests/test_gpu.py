@@ -260,10 +260,16 @@ def test_a_sweep_over_images_is_one_launch(height, width):
     rng = np.random.default_rng(0)
     x, weight_ih, weight_hh, bias = (rng.standard_normal(s) for s in ((1, 2, height, width), (4, 2), (4, 1, 2), (4,)))
     launches = []
-    with cuda_on_cpu(), mock.patch.object(Kernel, "__call__", lambda self, *sizes: launches.append((self.name, *sizes[:2]))):
+    with (
+        cuda_on_cpu(),
+        mock.patch.object(Kernel, "__call__", lambda self, *sizes, **_: launches.append((self.name, *sizes[:2]))),
+    ):
         y, residual = diagonal_lstm.forward(x, weight_ih, weight_hh, bias)
         diagonal_lstm.backward(y, weight_ih, weight_hh, residual)
-    assert launches == [(f"diagonal_lstm_{way}", (1,), (32, 8)) for way in ("forward", "backward")]
+    tiles = (1, -(-height * width // 32), 1)
+    sweep, turn = ((1,), (16, 8)), (tiles, (32, 8))
+    names = {"to_rows": turn, "forward": sweep, "backward": sweep, "from_rows": turn}
+    assert launches == [(f"diagonal_lstm_{name}", *sizes) for name, sizes in names.items()]
 
 
 @needs_compiler

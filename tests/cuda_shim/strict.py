@@ -233,7 +233,7 @@ class StrictCupy(CudaOnCpu):
         self._library = Library(real, np)
         self.ndarray = ndarray
         device = contextlib.nullcontext()
-        device.id, device.attributes, device.use = 0, {"MultiProcessorCount": multiprocessors}, lambda: None
+        device.id, device.attributes, device.use = 0, self.cuda.Device().attributes, lambda: None
         device.compute_capability = "90"
         self.cuda.Device = lambda number=0: device
         self.cuda.Event = Event
@@ -268,12 +268,18 @@ class Event:
         assert self.time
 
 
-class StrictModule(RawModule):
-    """Kernels that take the stand-in's arrays, and no others."""
+class StrictFunction(Function):
+    """A kernel that takes the stand-in's arrays, and no others."""
 
-    def get_function(self, name: str) -> Callable:
-        function = Function(self.compile(), name, self._seed)
-        return lambda grid, block, args, **options: function(grid, block, _bare(args), **options)
+    def __call__(self, grid: tuple, block: tuple, args: tuple, **options: Any) -> None:
+        super().__call__(grid, block, _bare(args), **options)
+
+
+class StrictModule(RawModule):
+    """Its kernels are of that kind."""
+
+    def get_function(self, name: str) -> StrictFunction:
+        return StrictFunction(self.compile(), name, self._seed)
 
 
 NAMESPACE = StrictCupy() if real else None
