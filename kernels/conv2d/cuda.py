@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,31 @@ from .layout import Axis, Window, backward_axis, forward_axis
 Array = Any  # cupy.ndarray
 
 SOURCE = Path(__file__).with_name("conv2d.cu")
-THREADS, COLUMNS, DEPTH = 128, 128, 8  # as in conv2d.cu
-MANY, FEW = 64, 8  # rows of a tile
-BLOCKS_PER_MULTIPROCESSOR = 4
+WARP, DEPTH, RUNS = 32, 8, 8  # as in conv2d.cu
+WARPS_AT_ONCE = 4  # of a multiprocessor: each works on its own scheduler
+WARPS = 8  # of a multiprocessor, among which the sums over pixels are split: two on a scheduler hide each other's waiting
+LEAST_PIXELS = 64  # of such a part: the parts must be added up afterwards
+FETCH = 8  # multiply-adds that take as long as it takes to fetch an entry of a factor: an estimate by instructions
+
+
+class Tile(NamedTuple):
+    """A tile of sums, as in conv2d.cu."""
+
+    rows: int
+    columns: int
+    warps: int
+
+    def count(self, rows: int, columns: int) -> tuple[int, int]:
+        """How many of them cover a matrix, (across, down)."""
+        return -(-columns // self.columns), -(-rows // self.rows)
+
+    @property
+    def work(self) -> float:
+        """Of each warp, for one slice."""
+        return (self.rows * self.columns + FETCH * (self.rows + self.columns)) / self.warps
+
+
+TILES = (Tile(64, 64, 4), Tile(32, 32, 1), Tile(16, 32, 1), Tile(8, 32, 1))
 
 
 class Plan(NamedTuple):
@@ -83,26 +106,23 @@ def weight_gradient(
     """d sum(g y) / d weight (O, C / groups, kernel_h, kernel_w) from x (N, C, H, W) and g (N, O, OH, OW)."""
     xp = cupy()
     channels, area = x.shape[1] // groups, kernel_size[0] * kernel_size[1]
-    terms = channels * tap_count(kernel_size, taps)
-    gradient = xp.zeros((g.shape[1], terms), x.dtype)
-    if not gradient.size or not g.size:
-        return spread(gradient, channels, kernel_size, taps, xp)
+    terms, device = channels * tap_count(kernel_size, taps), xp.cuda.Device().id
+    shape = (g.shape[1], terms)
+    if not g.size or not terms:
+        return spread(xp.zeros(shape, x.dtype), channels, kernel_size, taps, xp)
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
     window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
-    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, xp.cuda.Device().id)
-    tiles = (-(-terms // COLUMNS), -(-(g.shape[1] // groups) // MANY))
-    # Few tiles of the result would leave the GPU idle: the pixels are split, and the parts added up afterwards.
-    blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors()
-    parts = min(-(-blocks // (tiles[0] * tiles[1] * groups)), -(-plan.pixels // COLUMNS))
-    part_size = -(-plan.pixels // (parts * DEPTH)) * DEPTH
-    parts = -(-plan.pixels // part_size)
-    sums = gradient if parts == 1 else xp.empty((parts, *gradient.shape), x.dtype)
-    correlate = cuda_function(SOURCE, "correlate", x.dtype)
-    correlate((*tiles, parts * groups), (THREADS,), (x, g, plan.terms, plan.shape, sums, np.int64(part_size)))
+    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, device)
+    tile, parts, part_size = _split(g.shape[1] // groups, terms, groups, plan.pixels, device)
+    sums = xp.empty((parts, *shape), x.dtype)
+    correlate = cuda_function(SOURCE, f"correlate_{tile.rows}", x.dtype)
+    grid = (*tile.count(g.shape[1] // groups, terms), parts * groups)
+    correlate(grid, (tile.warps * WARP,), (x, g, plan.terms, plan.shape, sums, np.int32(part_size)))
+    gradient = sums[0]
     if parts > 1:
+        gradient = xp.empty(shape, x.dtype)
         add_parts = cuda_function(SOURCE, "add_parts", x.dtype)
-        grid = (min(-(-gradient.size // THREADS), blocks),)
-        add_parts(grid, (THREADS,), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
+        add_parts((-(-gradient.size // WARP),), (WARP, RUNS), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
     return spread(gradient, channels, kernel_size, taps, xp)
 
 
@@ -113,14 +133,43 @@ def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias)
     if not out.size:
         return out
     x, weight = xp.ascontiguousarray(x), xp.ascontiguousarray(weight)
-    plan = _plan(axis, window, x.shape, shape, groups, row_step, term_step, xp.cuda.Device().id)
-    outs = shape[1] // groups
-    rows, name = (MANY, "convolve_many") if outs > FEW else (FEW, "convolve_few")
-    blocks = (-(-plan.pixels // COLUMNS), -(-outs // rows), groups * len(plan.grids))
+    device, outs = xp.cuda.Device().id, shape[1] // groups
+    plan = _plan(axis, window, x.shape, shape, groups, row_step, term_step, device)
+    slabs = groups * len(plan.grids)
+    tile = _quickest(outs, plan.pixels, slabs, device)
     shift = weight if bias is None else xp.ascontiguousarray(bias)
-    arrays = (plan.terms, plan.grids, plan.shape, out)
-    cuda_function(SOURCE, name, x.dtype)(blocks, (THREADS,), (x, weight, shift, np.int32(bias is not None), *arrays))
+    arrays = (x, weight, shift, np.int32(bias is not None), plan.terms, plan.grids, plan.shape, out)
+    convolve = cuda_function(SOURCE, f"convolve_{tile.rows}", x.dtype)
+    convolve((*tile.count(outs, plan.pixels), slabs), (tile.warps * WARP,), arrays)
     return out
+
+
+@lru_cache(maxsize=256)
+def _quickest(rows: int, columns: int, slabs: int, device: int) -> Tile:
+    """The tile with which `slabs` matrices of sums take the least time.
+
+    Small tiles waste the least where rows are few, and give each multiprocessor its share where columns are; large ones fetch
+    the factors less often.
+    """
+
+    def time(tile: Tile) -> float:
+        warps = prod(tile.count(rows, columns)) * slabs * tile.warps
+        return -(-warps // (WARPS_AT_ONCE * multiprocessors())) * tile.work
+
+    return min(TILES, key=time)
+
+
+@lru_cache(maxsize=256)
+def _split(rows: int, columns: int, groups: int, pixels: int, device: int) -> tuple[Tile, int, int]:
+    """The tile of least work for matrices of sums over all pixels, into how many parts to split the pixels, and their size.
+
+    Few tiles of the result would leave the GPU idle.
+    """
+    tile = min(TILES, key=lambda tile: prod(tile.count(rows, columns)) * tile.warps * tile.work)
+    warps = prod(tile.count(rows, columns)) * groups * tile.warps
+    parts = min(-(-WARPS * multiprocessors() // warps), -(-pixels // LEAST_PIXELS))
+    size = -(-pixels // (parts * DEPTH)) * DEPTH
+    return tile, -(-pixels // size), size
 
 
 @lru_cache(maxsize=256)
