@@ -11,6 +11,7 @@ from test_kernels_conv2d import OPERATIONS, arrays_of, assert_close, problems, r
 
 from tinygen.kernels import runtime
 from tinygen.kernels.conv2d import cuda, reference
+from tinygen.kernels.tiles import quickest
 
 SETTINGS = ((2, 1), (1, 1), (1, 2), 2)
 
@@ -73,17 +74,15 @@ def test_every_tile_gives_the_same_bits(outs, size, dtype, monkeypatch):
             np.testing.assert_array_equal(result, first)
 
 
-@needs_compiler
 def test_tiles_are_as_low_as_the_channels_of_pixelcnn_and_fill_the_gpu():
-    with emulated(multiprocessors=132):
-        pixels = 16 * 28 * 28
-        assert [cuda._quickest(outs, pixels, 1, 0).rows for outs in (1, 8, 16, 32, 64)] == [8, 8, 16, 32, 64]
-        assert cuda._quickest(256, 64 * 4 * 4, 1, 0).rows < 64
-        for rows, columns in (16, 32), (16, 384), (32, 16), (64, 64):
-            tile, parts, size = cuda._split(rows, columns, 1, 8 * pixels, 0)
-            assert tile.rows == rows
-            assert parts * np.prod(tile.count(rows, columns)) * tile.warps >= 4 * 132
-            assert (parts - 1) * size < 8 * pixels <= parts * size
+    pixels = 16 * 28 * 28
+    assert [quickest(cuda.TILES, outs, pixels, 1, 132).rows for outs in (1, 8, 16, 32, 64)] == [8, 8, 16, 32, 64]
+    assert quickest(cuda.TILES, 256, 64 * 4 * 4, 1, 132).rows < 64
+    for rows, columns in (16, 32), (16, 384), (32, 16), (64, 64):
+        tile, parts, size = cuda._split(rows, columns, 1, 8 * pixels, 132)
+        assert tile.rows == rows
+        assert parts * np.prod(tile.count(rows, columns)) * tile.warps >= 4 * 132
+        assert (parts - 1) * size < 8 * pixels <= parts * size
 
 
 @needs_compiler

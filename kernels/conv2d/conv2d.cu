@@ -1,14 +1,8 @@
-// Convolution as products of matrices that are never built. REAL is float or double; see cuda.py for the launches.
-//
-// A block computes a tile of sums, 8 to 64 rows of them, and each thread keeps M x 4 in registers. Slices of DEPTH columns of
-// the left factor and rows of the right one go to shared memory, which has room for two: while one is multiplied, the next is
-// on its way through registers, and each waits at one barrier only. What differs between the kernels is where an entry of a
-// factor comes from. Sums run in a fixed order: no atomics.
+// Convolution as products of matrices that are never built, in tiles of sums: see tiles.cuh. What differs between the kernels
+// is where an entry of a factor comes from. REAL is float or double; see cuda.py for the launches. No atomics: sums run in a
+// fixed order.
 
-constexpr int DEPTH = 8, WARP = 32;
-constexpr int N = 4;        // adjacent columns of a thread: floats are one load of 16 bytes
-constexpr int ACROSS = 8;   // threads of a warp beside each other: their floats are the 128 bytes that one access gives
-constexpr int PADDING = 4;  // spreads the columns over the banks of shared memory, and keeps 16-byte alignment
+#include "tiles.cuh"
 
 // One product of the sum for an output: which weight (counted from the first of its output channel), how far the pixel lies
 // from the output's own place in the input, and how far down and to the right, for the test whether it is inside the image.
@@ -37,56 +31,11 @@ struct Shape {
     int scale_h, scale_w, step_h, step_w;
 };
 
-template <int ROWS_, int COLUMNS_, int M_>
-struct Tile {
-    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, M = M_, THREADS = ROWS / M * (COLUMNS / N);
-    static constexpr int LEFT = ROWS * DEPTH / THREADS, RIGHT = COLUMNS * DEPTH / THREADS;  // entries that a thread carries
-    static constexpr int STEP = THREADS / DEPTH;  // between the rows that it carries, all of the same column of the left factor
-    static constexpr int BESIDE = COLUMNS / (N * ACROSS);  // warps
-
-    // The place in the tile of a thread's sums.
-    static __device__ int row() { return (threadIdx.x / WARP / BESIDE * (WARP / ACROSS) + threadIdx.x % WARP / ACROSS) * M; }
-    static __device__ int column() { return (threadIdx.x / WARP % BESIDE * ACROSS + threadIdx.x % ACROSS) * N; }
-
-    // Multiply all slices. fetch(from, a, b) fills in what this thread carries of the slice that starts at `from`: a[i] of
-    // column thread % DEPTH and row thread / DEPTH + i STEP of the left factor, b[i] of row and column place(i) of the right.
-    template <class Fetch, class Place>
-    static __device__ void multiply(REAL (&sums)[M][N], int begin, int end, Fetch fetch, Place place) {
-        __align__(16) __shared__ REAL left[2][DEPTH][ROWS + PADDING], right[2][DEPTH][COLUMNS + PADDING];
-        REAL a[LEFT], b[RIGHT];
-        auto put = [&](int buffer) {
-#pragma unroll
-            for (int i = 0; i < LEFT; ++i) left[buffer][threadIdx.x % DEPTH][threadIdx.x / DEPTH + i * STEP] = a[i];
-#pragma unroll
-            for (int i = 0; i < RIGHT; ++i) right[buffer][place(i).x][place(i).y] = b[i];
-        };
-        for (int i = 0; i < M; ++i)
-            for (int j = 0; j < N; ++j) sums[i][j] = 0;
-        if (begin >= end) return;
-        fetch(begin, a, b);
-        put(0);
-        __syncthreads();
-        for (int from = begin, now = 0; from < end; from += DEPTH, now ^= 1) {
-            const bool more = from + DEPTH < end;
-            if (more) fetch(from + DEPTH, a, b);
-#pragma unroll
-            for (int k = 0; k < DEPTH; ++k) {
-                const REAL *l = left[now][k] + row(), *r = right[now][k] + column();
-#pragma unroll
-                for (int i = 0; i < M; ++i)
-#pragma unroll
-                    for (int j = 0; j < N; ++j) sums[i][j] += l[i] * r[j];
-            }
-            if (more) put(now ^ 1);
-            __syncthreads();
-        }
-    }
-};
-
-using Tile8 = Tile<8, 32, 2>;
-using Tile16 = Tile<16, 32, 4>;
-using Tile32 = Tile<32, 32, 8>;
-using Tile64 = Tile<64, 64, 8>;
+// Their slices are ALONG deep, so that what a thread fetches along a sum is of one term only, or of one pixel.
+using Tile8 = Tile<8, 32, 2, ALONG>;
+using Tile16 = Tile<16, 32, 4, ALONG>;
+using Tile32 = Tile<32, 32, 8, ALONG>;
+using Tile64 = Tile<64, 64, 8, ALONG>;
 
 // Output channels x pixels: left factor the weights, right factor the pixels that the terms reach.
 template <class T>
@@ -96,36 +45,35 @@ __device__ void convolve(const REAL* __restrict__ x, const REAL* __restrict__ we
     const int* grid = grids + blockIdx.z % s.grids * 6;
     const int group = blockIdx.z / s.grids, first_row = blockIdx.y * T::ROWS, first = blockIdx.x * T::COLUMNS;
     const int begin = grid[0], end = grid[1], top = grid[2], left = grid[3], area = grid[4] * grid[5], width = grid[5];
-    const int pixels = s.images * area, thread = threadIdx.x;
+    const int pixels = s.images * area;
     if (first >= pixels) return;
 
     // Rows and columns past the last one repeat it, and are not written.
-    const int pixel = min(first + thread % T::COLUMNS, pixels - 1), place = pixel % area;
+    auto pixel_place = [](int i) { return T::template across<T::COLUMNS>(i); };
+    const int pixel = min(first + pixel_place(0).y, pixels - 1), place = pixel % area;
     const int row = place / width * s.scale_h, column = place % width * s.scale_w;
     const long long image = pixel / area * s.groups + group;
     const REAL* source = x + (image * s.channels * s.in.height + row) * s.in.width + column;
     const REAL* factors = weight + (long long)group * s.weight_step;
 
-    REAL sums[T::M][N];
+    REAL sums[T::M][N] = {};
     T::multiply(
         sums, begin, end,
         [&](int from, REAL(&a)[T::LEFT], REAL(&b)[T::RIGHT]) {
-            const int mine = from + thread % DEPTH;
+            const int mine = from + T::along(0).x;
             const REAL* factor = factors + terms[min(mine, end - 1)].weight;
 #pragma unroll
-            for (int i = 0; i < T::LEFT; ++i) {
-                const int m = min(first_row + thread / DEPTH + i * T::STEP, s.outs - 1);
-                a[i] = mine < end ? factor[m * s.row_step] : REAL(0);
-            }
+            for (int i = 0; i < T::LEFT; ++i)
+                a[i] = mine < end ? factor[min(first_row + T::along(i).y, s.outs - 1) * s.row_step] : REAL(0);
 #pragma unroll
             for (int i = 0; i < T::RIGHT; ++i) {
-                const int k = from + i * (T::THREADS / T::COLUMNS) + thread / T::COLUMNS;
+                const int k = from + pixel_place(i).x;
                 const Term term = terms[min(k, end - 1)];
                 const bool inside = k < end && s.in.holds(row + term.down, column + term.right);
                 b[i] = inside ? source[term.offset] : REAL(0);
             }
         },
-        [&](int i) { return make_int2(i * (T::THREADS / T::COLUMNS) + thread / T::COLUMNS, thread % T::COLUMNS); });
+        T::along, pixel_place);
 
     const int m0 = first_row + T::row(), p0 = first + T::column(), rows = min(T::M, s.outs - m0);
     auto shifted = [&](int i, int j) { return sums[i][j] + (bias ? bias[group * s.outs + m0 + i] : REAL(0)); };
@@ -155,19 +103,19 @@ __device__ void convolve(const REAL* __restrict__ x, const REAL* __restrict__ we
 template <class T>
 __device__ void correlate(const REAL* __restrict__ x, const REAL* __restrict__ g, const Term* __restrict__ terms, const Shape s,
                           REAL* __restrict__ parts, int part_size) {
-    const int group = blockIdx.z % s.groups, part = blockIdx.z / s.groups, thread = threadIdx.x;
-    const int first_row = blockIdx.y * T::ROWS, first_column = blockIdx.x * T::COLUMNS, lane = thread / DEPTH;
+    const int group = blockIdx.z % s.groups, part = blockIdx.z / s.groups;
+    const int first_row = blockIdx.y * T::ROWS, first_column = blockIdx.x * T::COLUMNS, ahead = T::along(0).x;
     const int area = s.out.height * s.out.width, begin = part * part_size, end = min(begin + part_size, s.images * area);
 
     // Rows and columns past the last one repeat it, and are not written.
     Term columns[T::RIGHT];
-    for (int r = 0; r < T::RIGHT; ++r) columns[r] = terms[min(first_column + lane + r * T::STEP, s.terms - 1)];
+    for (int r = 0; r < T::RIGHT; ++r) columns[r] = terms[min(first_column + T::along(r).y, s.terms - 1)];
 
     // The pixel (image n, row i, column j) that this thread fetches: it moves on by DEPTH from slice to slice.
-    const int start = begin + thread % DEPTH;
+    const int start = begin + ahead;
     int n = start / area, i = start % area / s.out.width, j = start % area % s.out.width;
 
-    REAL sums[T::M][N];
+    REAL sums[T::M][N] = {};
     T::multiply(
         sums, begin, end,
         [&](int from, REAL(&a)[T::LEFT], REAL(&b)[T::RIGHT]) {
@@ -175,19 +123,19 @@ __device__ void correlate(const REAL* __restrict__ x, const REAL* __restrict__ g
             const long long block = (long long)n * s.groups + group;
             const REAL* gradient = g + (block * s.outs * s.out.height + i) * s.out.width + j;
             const REAL* source = x + (block * s.channels * s.in.height + row) * s.in.width + column;
-            const bool counts = from + thread % DEPTH < end;
+            const bool counts = from + ahead < end;
 #pragma unroll
             for (int r = 0; r < T::LEFT; ++r)
-                a[r] = counts ? gradient[min(first_row + lane + r * T::STEP, s.outs - 1) * area] : REAL(0);
+                a[r] = counts ? gradient[min(first_row + T::along(r).y, s.outs - 1) * area] : REAL(0);
 #pragma unroll
             for (int r = 0; r < T::RIGHT; ++r) {
                 const bool inside = counts && s.in.holds(row + columns[r].down, column + columns[r].right);
                 b[r] = inside ? source[columns[r].offset] : REAL(0);
             }
-            for (j += DEPTH; j >= s.out.width; j -= s.out.width)
+            for (j += T::DEPTH; j >= s.out.width; j -= s.out.width)
                 if (++i == s.out.height) i = 0, ++n;
         },
-        [&](int r) { return make_int2(thread % DEPTH, lane + r * T::STEP); });
+        T::along, T::along);
 
     REAL* out = parts + ((long long)part * s.groups + group) * s.outs * s.terms;
 #pragma unroll

@@ -15,36 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..runtime import cuda_function, cupy, multiprocessors
+from ..tiles import WARP, Tile, quickest
 from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Axis, Window, backward_axis, forward_axis
 
 Array = Any  # cupy.ndarray
 
 SOURCE = Path(__file__).with_name("conv2d.cu")
-WARP, DEPTH, RUNS = 32, 8, 8  # as in conv2d.cu
-WARPS_AT_ONCE = 4  # of a multiprocessor: each works on its own scheduler
+DEPTH, RUNS = 8, 8  # as in conv2d.cu
 WARPS = 8  # of a multiprocessor, among which the sums over pixels are split: two on a scheduler hide each other's waiting
 LEAST_PIXELS = 64  # of such a part: the parts must be added up afterwards
-FETCH = 8  # multiply-adds that take as long as it takes to fetch an entry of a factor: an estimate by instructions
-
-
-class Tile(NamedTuple):
-    """A tile of sums, as in conv2d.cu."""
-
-    rows: int
-    columns: int
-    warps: int
-
-    def count(self, rows: int, columns: int) -> tuple[int, int]:
-        """How many of them cover a matrix, (across, down)."""
-        return -(-columns // self.columns), -(-rows // self.rows)
-
-    @property
-    def work(self) -> float:
-        """Of each warp, for one slice."""
-        return (self.rows * self.columns + FETCH * (self.rows + self.columns)) / self.warps
-
-
 TILES = (Tile(64, 64, 4), Tile(32, 32, 1), Tile(16, 32, 1), Tile(8, 32, 1))
 
 
@@ -113,11 +93,11 @@ def weight_gradient(
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
     window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
     plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, device)
-    tile, parts, part_size = _split(g.shape[1] // groups, terms, groups, plan.pixels, device)
+    tile, parts, part_size = _split(g.shape[1] // groups, terms, groups, plan.pixels, multiprocessors())
     sums = xp.empty((parts, *shape), x.dtype)
     correlate = cuda_function(SOURCE, f"correlate_{tile.rows}", x.dtype)
     grid = (*tile.count(g.shape[1] // groups, terms), parts * groups)
-    correlate(grid, (tile.warps * WARP,), (x, g, plan.terms, plan.shape, sums, np.int32(part_size)))
+    correlate(grid, (tile.threads,), (x, g, plan.terms, plan.shape, sums, np.int32(part_size)))
     gradient = sums[0]
     if parts > 1:
         gradient = xp.empty(shape, x.dtype)
@@ -136,38 +116,23 @@ def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias)
     device, outs = xp.cuda.Device().id, shape[1] // groups
     plan = _plan(axis, window, x.shape, shape, groups, row_step, term_step, device)
     slabs = groups * len(plan.grids)
-    tile = _quickest(outs, plan.pixels, slabs, device)
+    tile = quickest(TILES, outs, plan.pixels, slabs, multiprocessors())
     shift = weight if bias is None else xp.ascontiguousarray(bias)
     arrays = (x, weight, shift, np.int32(bias is not None), plan.terms, plan.grids, plan.shape, out)
     convolve = cuda_function(SOURCE, f"convolve_{tile.rows}", x.dtype)
-    convolve((*tile.count(outs, plan.pixels), slabs), (tile.warps * WARP,), arrays)
+    convolve((*tile.count(outs, plan.pixels), slabs), (tile.threads,), arrays)
     return out
 
 
 @lru_cache(maxsize=256)
-def _quickest(rows: int, columns: int, slabs: int, device: int) -> Tile:
-    """The tile with which `slabs` matrices of sums take the least time.
-
-    Small tiles waste the least where rows are few, and give each multiprocessor its share where columns are; large ones fetch
-    the factors less often.
-    """
-
-    def time(tile: Tile) -> float:
-        warps = prod(tile.count(rows, columns)) * slabs * tile.warps
-        return -(-warps // (WARPS_AT_ONCE * multiprocessors())) * tile.work
-
-    return min(TILES, key=time)
-
-
-@lru_cache(maxsize=256)
-def _split(rows: int, columns: int, groups: int, pixels: int, device: int) -> tuple[Tile, int, int]:
+def _split(rows: int, columns: int, groups: int, pixels: int, processors: int) -> tuple[Tile, int, int]:
     """The tile of least work for matrices of sums over all pixels, into how many parts to split the pixels, and their size.
 
     Few tiles of the result would leave the GPU idle.
     """
     tile = min(TILES, key=lambda tile: prod(tile.count(rows, columns)) * tile.warps * tile.work)
     warps = prod(tile.count(rows, columns)) * groups * tile.warps
-    parts = min(-(-WARPS * multiprocessors() // warps), -(-pixels // LEAST_PIXELS))
+    parts = min(-(-WARPS * processors // warps), -(-pixels // LEAST_PIXELS))
     size = -(-pixels // (parts * DEPTH)) * DEPTH
     return tile, -(-pixels // size), size
 
