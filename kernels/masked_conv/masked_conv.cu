@@ -1,7 +1,8 @@
 // A network of masked convolutions at one pixel; REAL is float or double. Whole maps are conv2d.cu's: terms are a list there.
 //
 // A block of threads computes one image, all layers in one launch; a thread sums an output channel's terms one by one, in the
-// order of conv2d.cu and fused as there, so that the bits are the same. cache.py says where all lies, and what the columns of the table are.
+// order of conv2d.cu and fused as there, so that the bits are the same. cache.py says where all lies, and what the columns of
+// the table are.
 
 struct Layer {
     long long input, output, channels, outs, terms, ring, line, pixel, panel, offset, bias, rectified, skip;
