@@ -24,7 +24,7 @@ struct Image {
 
 // The numbers of a convolution from images `in` to images `out`. Outputs of a grid are `step` apart, pixels of neighbouring
 // outputs of a grid `scale` apart; row_step leads from the weights of one output channel to the next's, weight_step from group
-// to group.
+// to group. Pixels of all images, and numbers of one image, are fewer than 2^31.
 struct Shape {
     int images, groups, channels, outs, terms, grids, row_step, weight_step;  // channels and outs in a group
     Image in, out;
