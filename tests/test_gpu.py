@@ -21,7 +21,7 @@ from test_kernels_gpu import OnDevice
 import tinygen as tg
 from tinygen import checks, optim
 from tinygen._gradcheck_function import Function
-from tinygen.backend import device_of, module_of, to_device
+from tinygen.backend import device_of, load_cupy, module_of, to_device
 from tinygen.checks import captioned
 from tinygen.cli import main
 from tinygen.data import Dataset, Split
@@ -198,6 +198,9 @@ def test_the_command_line(cuda, tmp_path, monkeypatch, capsys):
         assert main(["train", "--resume", str(run)]) == 0
         for command in (["evaluate", str(run)], ["sample", str(run), "-n4"], ["complete", str(run), "-n4"]):
             assert main([*command, "--device", device]) == 0
+    config = json.loads((runs[cuda] / "config.json").read_text())
+    assert config["machine"]["gpu"]["name"]
+    assert config["versions"]["cupy"] == load_cupy().__version__
     found, expected = (json.loads((run / "result.json").read_text())["test"]["nll"] for run in (runs[cuda], runs["cpu"]))
     assert found == pytest.approx(expected, rel=1e-4)
     assert (runs[cuda] / "samples.png").read_bytes() == (runs["cpu"] / "samples.png").read_bytes()
