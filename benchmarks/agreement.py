@@ -27,7 +27,7 @@ def errors(got: Results, exact: Results) -> dict[str, float]:
 
 def disagreements(case: Case) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Run every side once. Returns side -> output -> error, and one line for each error above the tolerance."""
-    exact = {name: np.array(value) for name, value in case.exact().items()}
+    exact = {name: np.array(on_host(value)) for name, value in case.exact().items()}
     found, complaints = {}, []
     for side in case.sides:
         found[side.name] = errors((side.outputs or side.run)(), exact)

@@ -228,8 +228,7 @@ def test_the_command_on_a_gpu(name, tmp_path, monkeypatch):
     """All the command does with `--device cuda`, on the stand-in; PyTorch, which has none, stays on the CPU."""
     chosen = []
     monkeypatch.setattr(device, "name", "cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "set_default_device", chosen.append)
+    monkeypatch.setattr(device, "torch_gpu", chosen.append)
     with strict_cupy():
         assert main([name, "--quick", "--device", "cuda", "--out", str(tmp_path)]) == 0
     assert chosen == ["cuda"]

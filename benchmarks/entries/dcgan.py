@@ -84,7 +84,7 @@ def _tinygen(channels: Sequence[int], state: dict, x: np.ndarray):
         figures = model.train_step(x, optimizers, rng)
         return {name: figures[name] for name in ("d_loss", "g_loss")}
 
-    return step, lambda: {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    return step, lambda: {name: parameter for name, parameter in model.named_parameters()}
 
 
 def _torch(channels: Sequence[int], state: dict, x: np.ndarray, dtype: str = "float32", channels_last: bool = False):
@@ -94,12 +94,12 @@ def _torch(channels: Sequence[int], state: dict, x: np.ndarray, dtype: str = "fl
 
     layout = {"memory_format": torch.channels_last} if channels_last else {}
     model = dcgan_torch.DCGAN(LATENT, 28, channels)
-    model.load_state_dict({name.replace("double", "enlarge"): torch.tensor(array) for name, array in state.items()})
-    model.to(getattr(torch, dtype), **layout)
-    images = torch.tensor(2 * x - 1, dtype=getattr(torch, dtype)).view(-1, 1, 28, 28).contiguous(**layout)
+    model.load_state_dict({name.replace("double", "enlarge"): device.theirs(array) for name, array in state.items()})
+    device.moved(model).to(getattr(torch, dtype), **layout)
+    images = device.theirs(2 * x - 1, dtype=getattr(torch, dtype)).view(-1, 1, 28, 28).contiguous(**layout)
     step = dcgan_torch.stepper(model, images, np.random.default_rng(0), lr=LR, **OPTIONS)
     weights = {name.replace("enlarge", "double"): parameter.detach() for name, parameter in model.named_parameters()}
-    return step, lambda: {name: weight.numpy() for name, weight in weights.items()}
+    return step, lambda: weights
 
 
 def _model(channels: Sequence[int]) -> DCGAN:

@@ -65,7 +65,7 @@ def stepper(model: DCGAN, images: Tensor, rng: np.random.Generator, **options: o
     optimizers = {name: torch.optim.Adam(getattr(model, name).parameters(), fused=True, **options) for name in "DG"}
 
     def step() -> dict[str, float]:
-        z = torch.from_numpy(rng.uniform(-1, 1, (len(images), model.latent))).to(images.dtype)
+        z = torch.tensor(rng.uniform(-1, 1, (len(images), model.latent)), dtype=images.dtype, device=images.device)
         fake = model.G(z)
         optimizers["D"].zero_grad()
         d_loss = softplus(-model.D(images)).mean() + softplus(model.D(fake.detach())).mean()

@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 
 import tinygen
-from benchmarks.device import ours
+from benchmarks import device
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.kernels.diagonal_lstm import reference as diagonal_reference
 from tinygen.kernels.row_lstm import reference as row_reference
@@ -88,7 +88,7 @@ def _reference(module: ModuleType, arrays: list[np.ndarray], g: np.ndarray) -> R
 
 
 def _tinygen(op: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Callable[[], Results]:
-    tensors, g = [tinygen.Tensor(ours(array), requires_grad=True) for array in arrays], ours(g)
+    tensors, g = [tinygen.Tensor(device.ours(array), requires_grad=True) for array in arrays], device.ours(g)
 
     def run() -> Results:
         for tensor in tensors:
@@ -101,10 +101,8 @@ def _tinygen(op: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Callable[
 
 
 def _torch(function: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Callable[[], Results]:
-    import torch
-
-    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
-    cotangent = torch.tensor(g)
+    tensors = [device.theirs(array, requires_grad=True) for array in arrays]
+    cotangent = device.theirs(g)
 
     def run() -> Results:
         for tensor in tensors:

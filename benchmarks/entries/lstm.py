@@ -34,7 +34,7 @@ def _case(x: np.ndarray, g: np.ndarray, parameters: dict[str, np.ndarray]) -> Ca
             Side("PyTorch: nn.LSTM", "theirs", _torch(_whole, x, g, parameters)),
             Side("PyTorch: a loop of LSTM cells", "theirs", _torch(_loop, x, g, parameters)),
         ),
-        exact=lambda: {name: device.on_host(value) for name, value in _torch(_loop, x, g, parameters, "float64")().items()},
+        exact=lambda: _torch(_loop, x, g, parameters, "float64")(),
         tolerance=2e-5,
         work=Work(
             flops=3 * 2 * cells * (width + hidden) * 4 * hidden,  # forward, gradient of what is read, gradient of the weights
@@ -71,12 +71,12 @@ def _torch(
 ) -> Callable[[], Results]:
     import torch
 
-    layer = torch.nn.LSTM(x.shape[2], g.shape[2], dtype=getattr(torch, dtype))
+    layer = device.moved(torch.nn.LSTM(x.shape[2], g.shape[2], dtype=getattr(torch, dtype)))
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            parameter.copy_(torch.tensor(parameters[name]))
-    tensors = {"x": torch.tensor(x, dtype=getattr(torch, dtype), requires_grad=True)} | dict(layer.named_parameters())
-    cotangent = torch.tensor(g, dtype=getattr(torch, dtype))
+            parameter.copy_(device.theirs(parameters[name]))
+    tensors = {"x": device.theirs(x, dtype=getattr(torch, dtype), requires_grad=True)} | dict(layer.named_parameters())
+    cotangent = device.theirs(g, dtype=getattr(torch, dtype))
 
     def run() -> Results:
         for tensor in tensors.values():

@@ -73,7 +73,7 @@ def _after(make: Callable, *arguments: Any) -> Results:
     step, parameters = make(*arguments)
     for _ in range(STEPS):
         loss = step()
-    found = {name: np.asarray(array) for name, array in parameters().items()}
+    found = {name: device.on_host(array) for name, array in parameters().items()}
     return {"loss": loss} | {name: array * masks.get(name, 1) for name, array in found.items()}
 
 
@@ -96,10 +96,10 @@ def _torch(layer: Callable, sizes: Sequence[int], state: State, masks: Sequence[
 
     counts = dict(zip(_weights(state), masks))  # a formulation may rely on zeros where the mask is
     masked = {name: np.where(counts.get(name, True), array, 0) for name, array in state.items()}
-    parameters = {name: torch.tensor(array, dtype=torch.float32, requires_grad=True) for name, array in masked.items()}
-    layers = [layer(torch.tensor(mask, dtype=torch.float32)) for mask in masks]
+    parameters = {name: device.theirs(array, dtype=torch.float32, requires_grad=True) for name, array in masked.items()}
+    layers = [layer(device.theirs(mask, dtype=torch.float32)) for mask in masks]
     optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, fused=True)
-    target = torch.tensor(x)
+    target = device.theirs(x)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -157,8 +157,8 @@ def _sample_case(count: int, sizes: Sequence[int]) -> Case:
     nothing = np.zeros_like(uniforms)
     put = device.ours
     given = put(nothing), 0, put(uniforms), [put(w) for w in weights], [put(b) for b in biases], degrees
-    tensors = [torch.tensor(array) for pair in zip(weights, biases) for array in pair]
-    target, zeros_and_ones = torch.tensor(uniforms), [torch.tensor(mask, dtype=torch.float32) for mask in masks]
+    tensors = [device.theirs(array) for pair in zip(weights, biases) for array in pair]
+    target, zeros_and_ones = device.theirs(uniforms), [device.theirs(mask, dtype=torch.float32) for mask in masks]
     layers = [made_torch.usual(mask) for mask in zeros_and_ones]
     incremental = made_torch.incremental_sampler(zeros_and_ones)
     hidden = sum(sizes[1:])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from benchmarks.device import theirs
 from benchmarks.registry import Results
 from tinygen.kernels.masked_conv import Layer
 
@@ -16,9 +17,9 @@ def mask(layer: Layer) -> Tensor | None:
     k = layer.weight.shape[2]
     if k == 1:
         return None
-    taps = torch.zeros(k * k)
+    taps = np.zeros(k * k, layer.weight.dtype)
     taps[: k * k // 2 + (layer.centre is not None)] = 1
-    return taps.reshape(1, 1, k, k)
+    return theirs(taps.reshape(1, 1, k, k))
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, taps: Tensor | None) -> Tensor:
@@ -29,10 +30,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, taps: Tensor | None) -> Te
 def gradients(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray, channels_last: bool = False) -> Callable[[], Results]:
     """A run of the layers, or of the residual block that layers which rectify are, and of its gradients."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    image = torch.tensor(x).contiguous(memory_format=memory).requires_grad_(layers[0].centre is not None)
-    cotangent = torch.tensor(g).contiguous(memory_format=memory)
+    image = theirs(x).contiguous(memory_format=memory).requires_grad_(layers[0].centre is not None)
+    cotangent = theirs(g).contiguous(memory_format=memory)
     parameters = [
-        (torch.tensor(l.weight).contiguous(memory_format=memory).requires_grad_(), torch.tensor(l.bias, requires_grad=True))
+        (theirs(l.weight).contiguous(memory_format=memory).requires_grad_(), theirs(l.bias, requires_grad=True))
         for l in layers
     ]
     masks = [mask(layer) for layer in layers]
@@ -56,9 +57,9 @@ def gradients(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray, channels_la
 def naive_sampler(layers: Sequence[Layer], uniforms: np.ndarray, count: int) -> Callable[[], Results]:
     """The first `count` pixels of images (N, H, W), a full pass for each; weights are masked once, beforehand."""
     masks = [mask(layer) for layer in layers]
-    weights = [torch.tensor(l.weight) * (1 if taps is None else taps) for l, taps in zip(layers, masks)]
-    biases = [torch.tensor(layer.bias) for layer in layers]
-    thresholds = torch.tensor(uniforms)
+    weights = [theirs(l.weight) * (1 if taps is None else taps) for l, taps in zip(layers, masks)]
+    biases = [theirs(layer.bias) for layer in layers]
+    thresholds = theirs(uniforms)
 
     @torch.inference_mode()
     def run() -> Results:

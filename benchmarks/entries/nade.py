@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import tinygen
-from benchmarks.device import ours
+from benchmarks.device import ours, theirs
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import data
 from tinygen.kernels import nade as kernel
@@ -151,8 +151,8 @@ def _tinygen_loss(x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], 
 def _torch_loss(logits: Callable, x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
     import torch
 
-    tensors = [torch.tensor(array, requires_grad=True) for array in arrays.values()]
-    target = torch.tensor(x)
+    tensors = [theirs(array, requires_grad=True) for array in arrays.values()]
+    target = theirs(x)
 
     def run() -> Results:
         for tensor in tensors:
@@ -166,9 +166,7 @@ def _torch_loss(logits: Callable, x: np.ndarray, arrays: dict[str, np.ndarray]) 
 
 
 def _torch_sample(sampler: Callable, uniforms: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
-    import torch
-
-    tensors = [torch.tensor(array) for array in (*arrays.values(), uniforms)]
+    tensors = [theirs(array) for array in (*arrays.values(), uniforms)]
     return lambda: {"x": sampler(*tensors)}
 
 

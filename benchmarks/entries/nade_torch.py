@@ -46,7 +46,7 @@ def cumulative_sums(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, block
 def triangular_products(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, block: int = 8) -> Tensor:
     """The running sum as a product of W with x under a strictly triangular mask; (h * v).sum is faster than einsum."""
     a = c.expand(len(x), -1)
-    mask = torch.ones(block, block, dtype=x.dtype).tril(-1)
+    mask = torch.ones(block, block, dtype=x.dtype, device=x.device).tril(-1)
     logits = []
     for columns, w, v in zip(x.split(block, 1), W.split(block), V.split(block)):
         n = len(w)
@@ -130,13 +130,14 @@ def _states(x: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor, list[int], T
     in each block; and for each pixel (D / K, B, K), flat, the place of its logit among (states, K).
     """
     columns = x.view(len(x), -1, block).transpose(0, 1).contiguous()
+    places = torch.arange(block, device=x.device)
     begins = torch.ones_like(columns, dtype=torch.bool)
     begins[..., 1:] = columns[..., :-1] > 0
     which, example, pixel = begins.nonzero(as_tuple=True)
-    partial = columns[which, example] * (torch.arange(block) < pixel[:, None])
+    partial = columns[which, example] * (places < pixel[:, None])
     counts = torch.bincount(which, minlength=len(columns)).tolist()
     state = begins.view(-1).cumsum(0) - 1
-    pick = state * block + torch.arange(block).repeat(len(state) // block)
+    pick = state * block + places.repeat(len(state) // block)
     return columns, example, partial, counts, pick
 
 

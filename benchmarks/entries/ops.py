@@ -34,14 +34,12 @@ def ops(quick: bool) -> Iterator[Case]:
 
 
 def _case(op: Op) -> Case:
-    import torch
-
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, np.float32) for shape in op.shapes]
     y_shape = np.shape(op.ours(*arrays))
     g = rng.standard_normal(y_shape, np.float32) if y_shape else np.array(0.5, np.float32)
     ours = _through(op.ours, [tinygen.Tensor(device.ours(a), requires_grad=True) for a in arrays], device.ours(g))
-    theirs = _through(op.theirs, [torch.tensor(a, requires_grad=True) for a in arrays], torch.tensor(g))
+    theirs = _through(op.theirs, [device.theirs(a, requires_grad=True) for a in arrays], device.theirs(g))
     elements = 2 * sum(array.size for array in arrays) + 2 * g.size  # inputs and gradients, output and cotangent
     return Case(
         op.name,

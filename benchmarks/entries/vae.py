@@ -79,16 +79,16 @@ def _torch(sizes: Sequence[int], state: State, x: np.ndarray, **options: bool) -
     import torch
 
     functional = torch.nn.functional
-    parameters = {name: torch.tensor(array, requires_grad=True) for name, array in state.items()}
+    parameters = {name: device.theirs(array, requires_grad=True) for name, array in state.items()}
     optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, **options)
     layers = [(parameters[f"{name}.weight"], parameters[f"{name}.bias"]) for name in LAYERS]
-    target, rng, Z = torch.tensor(x), np.random.default_rng(1), sizes[2]
+    target, rng, Z = device.theirs(x), np.random.default_rng(1), sizes[2]
 
     def step() -> float:
         optimizer.zero_grad()
         encoded = functional.linear(torch.tanh(functional.linear(target, *layers[0])), *layers[1])
         mu, rho = encoded.chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * rho) * torch.tensor(_noise(rng, (len(x), Z)))
+        z = mu + torch.exp(0.5 * rho) * device.theirs(_noise(rng, (len(x), Z)))
         logits = functional.linear(torch.tanh(functional.linear(z, *layers[2])), *layers[3])
         reconstruction = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(x)
         kl = 0.5 * (mu * mu + rho.exp() - 1 - rho).sum() / len(x)
