@@ -38,6 +38,11 @@ def torch_gpu(device: str) -> Any:
     return torch.device(device)
 
 
+def kind() -> str:
+    """`name` without a number: "cpu" or "cuda"."""
+    return name.partition(":")[0]
+
+
 def on_gpu() -> bool:
     """Whether the sides compute on a GPU."""
     return name != "cpu"

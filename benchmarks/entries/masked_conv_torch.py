@@ -27,24 +27,37 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, taps: Tensor | None) -> Te
     return conv2d(x, weight if taps is None else weight * taps, bias, padding=weight.shape[2] // 2)
 
 
-def gradients(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray, channels_last: bool = False) -> Callable[[], Results]:
-    """A run of the layers, or of the residual block that layers which rectify are, and of its gradients."""
+def gradients(
+    layers: Sequence[Layer],
+    x: np.ndarray,
+    g: np.ndarray,
+    channels_last: bool = False,
+    transform: Callable[[Callable], Callable] = lambda forward: forward,
+) -> Callable[[], Results]:
+    """A run of the layers, or of the residual block that layers which rectify are, and of its gradients.
+
+    `transform` takes the function of the image and all parameters that is run, and may compile it.
+    """
     memory = torch.channels_last if channels_last else torch.contiguous_format
     image = theirs(x).contiguous(memory_format=memory).requires_grad_(layers[0].centre is not None)
     cotangent = theirs(g).contiguous(memory_format=memory)
     parameters = [
-        (theirs(l.weight).contiguous(memory_format=memory).requires_grad_(), theirs(l.bias, requires_grad=True))
-        for l in layers
+        (theirs(l.weight).contiguous(memory_format=memory).requires_grad_(), theirs(l.bias, requires_grad=True)) for l in layers
     ]
+    flat = [tensor for pair in parameters for tensor in pair]
     masks = [mask(layer) for layer in layers]
 
-    def run() -> Results:
-        for tensor in (image, *(tensor for pair in parameters for tensor in pair)):
-            tensor.grad = None
+    @transform
+    def forward(image: Tensor, *flat: Tensor) -> Tensor:
         y = image
-        for layer, (weight, bias), taps in zip(layers, parameters, masks):
+        for layer, weight, bias, taps in zip(layers, flat[::2], flat[1::2], masks):
             y = convolve(torch.relu(y) if layer.rectified else y, weight, bias, taps)
-        y = y + image if layers[0].rectified else y
+        return y + image if layers[0].rectified else y
+
+    def run() -> Results:
+        for tensor in (image, *flat):
+            tensor.grad = None
+        y = forward(image, *flat)
         y.backward(cotangent)
         results = {"y": y.detach()} | ({} if image.grad is None else {"gradient x": image.grad})
         for index, (weight, bias) in enumerate(parameters):

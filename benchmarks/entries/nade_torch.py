@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.attempts import compiled
+
 
 def usual_loop(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The equations as they stand. The gradient of each `W[d]` is a (D, H) array of zeros with one row filled."""
@@ -56,10 +58,10 @@ def triangular_products(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, b
     return torch.cat(logits, 1) + b
 
 
-def compiled_blocks(block: int = 16) -> Callable[..., Tensor]:
+def compiled_blocks(block: int) -> Callable[..., Tensor]:
     """The loop over the pixels of one block, unrolled and fused by torch.compile. Needs a C++ compiler when called."""
 
-    @torch.compile
+    @compiled
     def pixels(a: Tensor, columns: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         logits = []
         for k in range(len(w)):
@@ -158,10 +160,10 @@ def sample_loop(W: Tensor, V: Tensor, b: Tensor, c: Tensor, uniforms: Tensor) ->
     return torch.stack(columns, 1)
 
 
-def compiled_sampler(block: int = 16) -> Callable[..., Tensor]:
+def compiled_sampler(block: int) -> Callable[..., Tensor]:
     """The same, with the pixels of one block unrolled and fused by torch.compile."""
 
-    @torch.compile(dynamic=False)
+    @compiled
     def pixels(a: Tensor, w: Tensor, v: Tensor, bias: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         columns = []
         for k in range(len(w)):
