@@ -47,11 +47,11 @@ class Attempts:
             self.add(name, make, outputs)
 
 
-def compiled(function: Callable, **options: Any) -> Callable:
-    """`function` by torch.compile for the shapes it meets: a case has one size, and a kernel for all sizes is slower."""
+def compiled(function: Callable) -> Callable:
+    """`function` by torch.compile, all of it, for the shapes it meets: a kernel for all sizes would be slower."""
     import torch
 
-    return torch.compile(function, dynamic=False, **options)
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 @dataclass(frozen=True)

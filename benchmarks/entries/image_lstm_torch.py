@@ -27,7 +27,8 @@ def unskew(x: Tensor) -> Tensor:
     return pad(x.flatten(2), (0, height)).unflatten(2, (height, -1))[..., :-height]
 
 
-def _cell(gates: Tensor, cell: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def gated(gates: Tensor, cell: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """h' and c' from the gates' sums, which lie side by side along `axis`, and c."""
     i, f, g, o = gates.chunk(4, axis)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell
@@ -39,7 +40,7 @@ def diagonal_convolutions(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias:
     hidden = cell = x.new_zeros(len(x), weight_hh.shape[1], x.shape[2])
     columns = []
     for gates in inputs.unbind(3):
-        hidden, cell = _cell(gates + conv1d(pad(hidden, (1, 0)), weight_hh), cell, 1)
+        hidden, cell = gated(gates + conv1d(pad(hidden, (1, 0)), weight_hh), cell, 1)
         columns.append(hidden)
     return unskew(torch.stack(columns, 3))
 
@@ -47,7 +48,7 @@ def diagonal_convolutions(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias:
 def diagonal_step(gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, height: int) -> tuple[Tensor, Tensor]:
     """The states of a diagonal, rows by (example, row of the image), from those of the one before."""
     above = pad(hidden.unflatten(0, (-1, height)), (0, 0, 1, 0))[:, :-1].flatten(0, 1)
-    return _cell(torch.addmm(gates, torch.cat([above, hidden], 1), weight), cell, 1)
+    return gated(torch.addmm(gates, torch.cat([above, hidden], 1), weight), cell, 1)
 
 
 def diagonal_products(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, step: Step = diagonal_step) -> Tensor:
@@ -71,7 +72,7 @@ def row_convolutions(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tens
     hidden = cell = x.new_zeros(len(x), weight_hh.shape[1], x.shape[3])
     rows = []
     for gates in inputs.unbind(2):
-        hidden, cell = _cell(gates + conv1d(hidden, weight_hh, padding=weight_hh.shape[2] // 2), cell, 1)
+        hidden, cell = gated(gates + conv1d(hidden, weight_hh, padding=weight_hh.shape[2] // 2), cell, 1)
         rows.append(hidden)
     return torch.stack(rows, 2)
 
@@ -81,7 +82,7 @@ def row_step(gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, width:
     taps = weight.shape[0] // hidden.shape[1]
     padded = pad(hidden.unflatten(0, (-1, width)), (0, 0, taps // 2, taps // 2))
     seen = torch.cat([padded[:, k : k + width] for k in range(taps)], 2).flatten(0, 1)
-    return _cell(torch.addmm(gates, seen, weight), cell, 1)
+    return gated(torch.addmm(gates, seen, weight), cell, 1)
 
 
 def row_products(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, step: Step = row_step) -> Tensor:

@@ -103,11 +103,9 @@ def _whole(layer: Any, x: Any) -> Any:
 
 
 def _step(gates: Any, hidden: Any, cell: Any, weight: Any) -> tuple[Any, Any]:
-    import torch
+    from benchmarks.entries.image_lstm_torch import gated
 
-    i, f, g, o = (gates + hidden @ weight.T).chunk(4, 1)
-    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+    return gated(gates + hidden @ weight.T, cell, 1)
 
 
 def _loop(layer: Any, x: Any, step: Callable = _step) -> Any:

@@ -45,14 +45,14 @@ def gradients(
         (theirs(l.weight).contiguous(memory_format=memory).requires_grad_(), theirs(l.bias, requires_grad=True)) for l in layers
     ]
     flat = [tensor for pair in parameters for tensor in pair]
-    masks = [mask(layer) for layer in layers]
+    masks, rectified = [mask(layer) for layer in layers], [layer.rectified for layer in layers]
 
     @transform
     def forward(image: Tensor, *flat: Tensor) -> Tensor:
         y = image
-        for layer, weight, bias, taps in zip(layers, flat[::2], flat[1::2], masks):
-            y = convolve(torch.relu(y) if layer.rectified else y, weight, bias, taps)
-        return y + image if layers[0].rectified else y
+        for rectify, weight, bias, taps in zip(rectified, flat[::2], flat[1::2], masks):
+            y = convolve(torch.relu(y) if rectify else y, weight, bias, taps)
+        return y + image if rectified[0] else y
 
     def run() -> Results:
         for tensor in (image, *flat):
