@@ -10,6 +10,8 @@ from benchmarks.registry import Results, Side
 
 WARM_UPS = 3  # before a capture: libraries pick their algorithms, allocate and compile, which a capture does not allow
 
+wanted: str | None = None  # the one side that this process measures, so that no other is compiled in it; None for all
+
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ class Attempts:
 
     def add(self, name: str, make: Callable[[], Callable[[], Any]], outputs: Callable[[], Results] | None = None) -> None:
         """The side whose `run` is what `make` returns, if that can be made and called; on the CPU or a GPU."""
-        if self._quick:
+        if self._quick or wanted not in (None, name):
             return
         try:
             run = make()

@@ -21,6 +21,7 @@ from benchmarks.device import on_gpu, seconds
 PAUSE = 0.15  # seconds before each sample: even OpenBLAS's threads as they come have stopped spinning after some 0.1
 LONG_ENOUGH = 0.1  # seconds; faster calls are repeated within one sample: steady, as in a training
 LONG_ENOUGH_ON_GPU = 0.02  # its clock counts the GPU's own work to a microsecond, and no other process has a share of it
+WARM_UPS_ON_GPU = 3  # calls in which PyTorch tries a convolution's algorithms and its allocator fills
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def sampler(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def _calls_per_sample(run: Callable[[], object]) -> int:
-    run()  # compiles, fills caches
+    for _ in range(WARM_UPS_ON_GPU if on_gpu() else 1):
+        run()  # compiles, fills caches
     enough = LONG_ENOUGH_ON_GPU if on_gpu() else LONG_ENOUGH
     if seconds(run, 1) >= enough:
         return 1

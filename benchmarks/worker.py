@@ -12,7 +12,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Self
 
-from benchmarks import entries, measure
+from benchmarks import attempts, entries, measure
 from benchmarks.registry import BENCHMARKS, Case, Side
 from tinygen.kernels.memory import keep_freed
 
@@ -80,6 +80,7 @@ def _sampler(benchmark: str, quick: bool, number: int, side: str, role: str, thr
         import torch
     torch.set_num_threads(threads)
     keep_freed()  # as in every training of ours; PyTorch, whose large arrays come from malloc as well, has the same
+    attempts.wanted = side
     case = next(islice(BENCHMARKS[benchmark].cases(quick), number, None))
     return measure.sampler(next(found.run for found in case.sides if found.name == side))
 

@@ -55,6 +55,14 @@ def test_a_replay_computes_from_what_the_inputs_are_then():
             attempts.captured(lambda: x.sum().item())
 
 
+def test_a_process_tries_only_the_side_that_it_measures(monkeypatch):
+    monkeypatch.setattr(attempts, "wanted", "fine")
+    tried = attempts.Attempts(quick=False)
+    tried.add("other", lambda: _fails)
+    tried.add("fine", lambda: lambda: {})
+    assert ([side.name for side in tried.sides], tried.notes) == (["fine"], ())
+
+
 def test_an_attempt_that_fails_leaves_a_note():
     tried = attempts.Attempts(quick=False)
     tried.add("fine", lambda: lambda: {})

@@ -220,13 +220,15 @@ def _uniforms_and_draws(count: int, weights: list, biases: list, degrees: list) 
     drawn = np.zeros_like(uniforms)
     masked = [w * reference.mask_of(a, b, False) for w, a, b in zip(weights, degrees, degrees[1:])]
     masked.append(weights[-1] * reference.mask_of(degrees[-1], degrees[0], True))
+    first = np.tile(biases[0], (count, 1))
     for d, u in enumerate(uniforms.T):
-        h = drawn
-        for weight, bias in zip(masked[:-1], biases):
+        h = np.maximum(first, 0)
+        for weight, bias in zip(masked[1:-1], biases[1:]):
             h = np.maximum(h @ weight.T + bias, 0)
         p = 1 / (1 + np.exp(-(h @ masked[-1][d] + biases[-1][d])))
         drawn[:, d] = u < p
         uniforms[:, d] = np.where(u < p, np.minimum(u, p - MARGIN), np.maximum(u, p + MARGIN))
+        first += drawn[:, d : d + 1] * masked[0][:, d]
     return uniforms.astype(np.float32), drawn
 
 
