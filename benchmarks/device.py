@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import Tensor
-from tinygen.backend import gpu, is_array, load_cupy, to_device
+from tinygen.backend import describe_gpu, gpu, is_array, load_cupy, to_device
 
 name = "cpu"
 _place: Any = None  # what PyTorch calls it; its own default is the processor
@@ -105,16 +105,5 @@ def seconds(run: Callable[[], object], calls: int) -> float:
 
 
 def describe() -> dict[str, object] | None:
-    """The GPU's name, compute capability, multiprocessors, memory, and the CUDA versions of driver and library."""
-    if not on_gpu():
-        return None
-    runtime, device = load_cupy().cuda.runtime, gpu(name)
-    properties = runtime.getDeviceProperties(device.id)
-    return {
-        "name": properties["name"].decode(),
-        "compute_capability": device.compute_capability,
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory_bytes": properties["totalGlobalMem"],
-        "cuda_driver": runtime.driverGetVersion(),
-        "cuda_runtime": runtime.runtimeGetVersion(),
-    }
+    """The GPU (see `tinygen.backend.describe_gpu`), or None on the CPU."""
+    return describe_gpu(name) if on_gpu() else None
