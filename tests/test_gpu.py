@@ -227,6 +227,7 @@ def test_the_stand_in_refuses_what_cupy_refuses():
             lambda: theirs.max(initial=0.0),
             lambda: cupy.exp(theirs, where=theirs > 0),
             lambda: range(cupy.asarray(3)),
+            lambda: cupy.maximum.at(cupy.zeros(3, np.int64), cupy.arange(2), cupy.arange(2)),
         ]
         for number, attempt in enumerate(refused):
             with pytest.raises(TypeError):
@@ -235,6 +236,8 @@ def test_the_stand_in_refuses_what_cupy_refuses():
             with pytest.raises(AttributeError):
                 missing()
         np.testing.assert_array_equal(cupy.asnumpy(np.exp(theirs) * np.float64(2)), 2 * np.exp(mine))
+        theirs[cupy.asarray([0, 1, 0])] = cupy.asarray([4.0, 5.0, 6.0])
+        np.testing.assert_array_equal(theirs.get(), [4, 5, 1])
 
 
 @no_cupy
@@ -278,7 +281,10 @@ def test_grids_grow_with_the_device():
 
 @needs_compiler
 @no_cupy
-@pytest.mark.parametrize("name", ["kernels.adam[float64]", "kernels.nade[float64]", "kernels.lstm_gate[float32]"])
+@pytest.mark.parametrize(
+    "name",
+    ["kernels.adam[float64]", "kernels.nade[float64]", "kernels.lstm_gate[float32]", "kernels.masked_conv[steps, float64]"],
+)
 def test_kernel_cases_on_the_stand_in(name):
     """What test_kernels_gpu.py does with every case on a device."""
     chosen = lambda package, _: OnDevice(importlib.import_module(f"{package}.cuda"))

@@ -6,7 +6,8 @@
 Inside, `import cupy` gives a namespace that has what the installed CuPy has, and nothing else: a function that CuPy lacks, or
 an argument that its function does not take, is an error. So is a NumPy array among the arguments, an index that is one, an
 assignment of one, and `numpy.asarray` of an array of this type; `cupy.asarray` and `cupy.asnumpy` are the only ways in and out.
-Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Values are NumPy's.
+Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Of the values that an assignment
+writes to one element the first is kept, as it may be on a device, where NumPy keeps the last. Other values are NumPy's.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ except ImportError:
 no_cupy = pytest.mark.skipif(real is None, reason="needs CuPy, whose signatures are checked: pip install 'tinygen[cuda13]'")
 REFUSED = "NumPy's array meets CuPy's: CuPy refuses this, convert it with to_device or asarray"
 CONVERTERS = ("array", "asarray")  # functions that take NumPy's arrays
+SCATTERED = {"add": "eifdILQFD", "maximum": "ifdILQ", "minimum": "ifdILQ"}  # dtypes that the method `at` of a ufunc takes
 
 
 class ndarray:  # noqa: N801 - CuPy's name
@@ -85,7 +87,15 @@ class ndarray:  # noqa: N801 - CuPy's name
         return _wrapped(self._array[_index(index)], self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._array[_index(index)] = _bare(value)
+        index = _index(index)
+        if any(isinstance(part, (np.ndarray, list)) and np.asarray(part).dtype.kind in "iu" for part in _parts(index)):
+            places = np.arange(self._array.size).reshape(self._array.shape)[index]
+            values = np.empty(places.shape, self._array.dtype)
+            values[...] = _bare(value)
+            places, first = np.unique(places, return_index=True)
+            np.put(self._array, places, values.reshape(-1)[first])
+        else:
+            self._array[index] = _bare(value)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -129,6 +139,10 @@ _operators()
 
 def _index(index: Any) -> Any:
     return tuple(map(_bare, index)) if isinstance(index, tuple) else _bare(index)
+
+
+def _parts(index: Any) -> tuple:
+    return index if isinstance(index, tuple) else (index,)
 
 
 def _bare(value: Any) -> Any:
@@ -222,7 +236,17 @@ class Routine:
         return _called(self._ours, _signature(self._theirs), self._converts, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "at":
+            return functools.partial(_scattered, self)
         return Routine(getattr(self._theirs, name), getattr(self._ours, name))
+
+
+def _scattered(routine: Routine, target: ndarray, index: Any, values: Any) -> None:
+    """`ufunc.at`, of the dtypes that CuPy has an atomic operation for."""
+    name = routine._ours.__name__
+    if target.dtype.char not in SCATTERED[name]:
+        raise TypeError(f"cupy.{name}.at does not support {target.dtype}")
+    routine._ours.at(target._array, _index(index), _bare(values))
 
 
 class StrictCupy(CudaOnCpu):
