@@ -158,3 +158,12 @@ def test_integers_among_themselves_follow_numpy():
     assert_same(n / 2, np.array([0.5, 1, 1.5]))
     assert_same(n.mean(), np.float64(2))
     assert_same(n.sum(), np.int64(6))
+
+
+def test_batch_norm_of_float64_is_not_rounded_like_its_float32_statistics():
+    """float32's root differs from device to device in the last bit, which float64 would show."""
+    x, (mean, variance) = Tensor(np.arange(6.0).reshape(3, 2)), np.array([[0.3, 0.7], [1.3, 2.7]], np.float32)
+    y = tg.batch_norm(x, mean, variance)
+    assert_same(y, tg.batch_norm(x, mean.astype(np.float64), variance.astype(np.float64)).numpy())
+    integers = tg.batch_norm(Tensor(np.arange(6).reshape(3, 2)), mean, variance)
+    assert integers.dtype == np.float32

@@ -150,6 +150,67 @@ def test_optimizers_step_alike(name, options, cuda):
         assert_close(array, right, 1e-10)
 
 
+SHAPES = (3, 5), (3,), (), (2, 0), (4, 2), (1,)
+
+
+def trained(device, interfere):
+    """Parameters and state after steps of Adam on `device`; `interfere(step, parameters)` may change things before each."""
+    rng = np.random.default_rng(0)
+    parameters = [tg.Tensor(to_device(rng.standard_normal(shape), device), requires_grad=True) for shape in SHAPES]
+    optimizer, norms = optim.Adam(parameters, lr=0.1, weight_decay=0.1), []
+    for step in range(5):
+        for p in parameters:
+            p.grad = to_device(np.asarray(rng.standard_normal(p.shape)), device)
+        optimizer = interfere(step, parameters, optimizer) or optimizer
+        norms.append(optimizer.clipped_step(0.7))
+    return [np.array(norms), *(p.numpy() for p in parameters), *optimizer.state_dict().values()]
+
+
+def nothing(step, parameters, optimizer):
+    pass
+
+
+def without_a_gradient(step, parameters, optimizer):
+    if step == 1:
+        parameters[0].grad = None
+
+
+def another_array(step, parameters, optimizer):
+    if step == 2:
+        parameters[1]._data = parameters[1]._data.copy()
+
+
+def moved_to_and_fro(step, parameters, optimizer):
+    for p in parameters:
+        p._data = to_device(to_device(p._data, "cpu").copy(), p.device)
+
+
+def another_optimizer(step, parameters, optimizer):
+    if step == 2:
+        optim.SGD(parameters[1:4], lr=0.1).step()
+
+
+def resumed(step, parameters, optimizer):
+    if step == 3:
+        again = optim.Adam(parameters, lr=0.1, weight_decay=0.1)
+        again.load_state_dict(optimizer.state_dict())
+        return again
+    return None
+
+
+def in_fortrans_order(step, parameters, optimizer):
+    parameters[0].grad = parameters[0].grad.T.copy().T
+
+
+@pytest.mark.parametrize(
+    "interfere",
+    [nothing, without_a_gradient, another_array, moved_to_and_fro, another_optimizer, resumed, in_fortrans_order],
+)
+def test_parameters_in_one_array_are_updated_as_each_by_itself(interfere, cuda):
+    for found, exact in zip(trained(cuda, interfere), trained("cpu", interfere), strict=True):
+        assert_close(found, exact, 1e-12)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_models_train_evaluate_sample_and_complete(name, cuda, tmp_path, monkeypatch):
     kind = model_class(SMALL[name].subject.removeprefix("models."))
@@ -230,6 +291,7 @@ def test_the_stand_in_refuses_what_cupy_refuses():
             lambda: theirs.max(initial=0.0),
             lambda: cupy.exp(theirs, where=theirs > 0),
             lambda: range(cupy.asarray(3)),
+            lambda: cupy.maximum.at(cupy.zeros(3, np.int64), cupy.arange(2), cupy.arange(2)),
         ]
         for number, attempt in enumerate(refused):
             with pytest.raises(TypeError):
@@ -238,6 +300,8 @@ def test_the_stand_in_refuses_what_cupy_refuses():
             with pytest.raises(AttributeError):
                 missing()
         np.testing.assert_array_equal(cupy.asnumpy(np.exp(theirs) * np.float64(2)), 2 * np.exp(mine))
+        theirs[cupy.asarray([0, 1, 0])] = cupy.asarray([4.0, 5.0, 6.0])
+        np.testing.assert_array_equal(theirs.get(), [4, 5, 1])
 
 
 @no_cupy
@@ -287,7 +351,10 @@ def test_grids_grow_with_the_device():
 
 @needs_compiler
 @no_cupy
-@pytest.mark.parametrize("name", ["kernels.adam[float64]", "kernels.nade[float64]", "kernels.lstm_gate[float32]"])
+@pytest.mark.parametrize(
+    "name",
+    ["kernels.adam[float64]", "kernels.nade[float64]", "kernels.lstm_gate[float32]", "kernels.masked_conv[steps, float64]"],
+)
 def test_kernel_cases_on_the_stand_in(name):
     """What test_kernels_gpu.py does with every case on a device."""
     chosen = lambda package, _: OnDevice(importlib.import_module(f"{package}.cuda"))

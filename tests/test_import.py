@@ -27,7 +27,7 @@ FLOORS = (
     ("ops",),
     ("finite_differences", "_gradcheck_function", "_gradcheck_behaviour", "gradcheck"),
     ("data",),
-    ("nn", "distributions", "optim"),
+    ("nn", "distributions", "groups", "optim"),
     ("models", "evaluation"),
     ("checks",),
     ("training", "gallery"),

@@ -20,9 +20,12 @@ CASES = {name: case for name, case in checks.cases().items() if case.kind == "ke
 
 
 class OnDevice:
-    """A module whose functions take NumPy's arrays to the GPU, and bring back what they return and what they changed."""
+    """A module whose functions take NumPy's arrays to the GPU, and bring back what they return and what they changed.
 
-    def __init__(self, module: ModuleType):
+    What they return that is an object of a class of the module (a Stepper) has methods that do the same.
+    """
+
+    def __init__(self, module: ModuleType | object):
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
@@ -37,6 +40,8 @@ class OnDevice:
             for host, array in moved.values():
                 if host.tobytes() != array.get().tobytes():
                     host[...] = array.get()
+            if type(result).__module__ == getattr(self._module, "__name__", None):
+                return OnDevice(result)
             return _each(result, cupy.ndarray, cupy.asnumpy)
 
         return call

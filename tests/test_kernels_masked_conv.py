@@ -16,7 +16,7 @@ from tinygen.kernels.masked_conv import Layer, Stepper, cuda, reference
 from tinygen.ops.masked_conv import masked_conv2d
 
 dtypes = st.sampled_from([np.float32, np.float64])
-masks = st.sampled_from(["A", "B", "A3", "B3"])
+masks = st.sampled_from(["A", "B", "A3", "B3", "all"])
 kernels = st.sampled_from([1, 3, 5, 7])
 sides = st.integers(1, 9)
 
@@ -64,7 +64,7 @@ def test_kernel_and_reference_equal_loops_over_what_each_pixel_may_see(seed, N, 
         if not (0 <= a < k and 0 <= b < k) or p * W + q > i * W + j:
             continue
         for o, c in np.ndindex(O, C):
-            if (p, q) != (i, j) or (matrix is not None and matrix[o, c]):
+            if (p, q) != (i, j) or matrix is True or (matrix is not None and matrix[o, c]):
                 y[:, o, i, j] += weight[o, c, a, b] * x[:, c, p, q]
                 g_x[:, c, p, q] += weight[o, c, a, b] * g[:, o, i, j]
                 g_weight[o, c, a, b] += g[:, o, i, j] @ x[:, c, p, q]
@@ -86,7 +86,7 @@ def test_it_equals_a_convolution_whose_weight_is_multiplied_by_the_mask(seed, C,
     assert_close(results(masked_conv, x, weight, bias, matrix, g)[:3], expected, np.float64)
 
 
-@pytest.mark.parametrize("mask", ["A", "B", "A3", "B3"])
+@pytest.mark.parametrize("mask", ["A", "B", "A3", "B3", "all"])
 def test_an_output_depends_on_exactly_the_inputs_that_its_mask_allows(mask):
     x, weight, bias, matrix, _ = case(1, 1, 3, 6, 3, 4, 5, mask)
     allowed = whole_mask(6, 3, 3, matrix)
@@ -221,6 +221,8 @@ def test_what_does_not_fit_is_refused():
         masked_conv.forward(x, weight, bias[:5], matrix)
     with pytest.raises(ValueError, match=r"None or \(6, 3\) of bool for this weight, got \(3, 6\)"):
         masked_conv.forward(x, weight, bias, matrix.T)
+    with pytest.raises(ValueError, match=r"True, None or .* for this weight, got False"):
+        masked_conv.forward(x, weight, bias, False)
     with pytest.raises(TypeError, match="float32 or float64, got a weight of int64"):
         masked_conv.forward(x, np.ones((6, 3, 3, 3), int), None, matrix)
     first = Layer(np.zeros((4, 1, 3, 3)), np.zeros(4), None)

@@ -243,3 +243,28 @@ def test_clip_grad_norm_reports_what_is_not_finite():
         p.grad = np.array([1.0, bad, 2.0])
         assert not math.isfinite(optim.clip_grad_norm([p], 1.0))
         np.testing.assert_array_equal(p.grad, [1.0, bad, 2.0])
+
+
+@pytest.mark.parametrize("max_norm", [0.5, math.inf])
+def test_a_clipped_step_is_clipping_and_a_step_bit_for_bit(max_norm):
+    shapes = [(3, 4), (5,), (130, 130), (7,)]
+    one, two = (make("adam", parameters_of(shapes, np.random.default_rng(1))) for _ in range(2))
+    for seed in range(3):
+        for optimizer in (one, two):
+            rng = np.random.default_rng(seed)
+            for p in optimizer.parameters[seed % 2 :]:
+                p.grad = rng.standard_normal(p.shape).astype(np.float32)
+        norm = optim.clip_grad_norm(one.parameters, max_norm)
+        one.step()
+        assert two.clipped_step(max_norm) == norm
+    for a, b in zip(one.parameters, two.parameters):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_clipped_step_does_not_go_where_the_norm_is_not_finite():
+    p = Tensor(np.ones(3), requires_grad=True)
+    optimizer = optim.SGD([p], lr=0.1)
+    p.grad = np.array([1.0, math.nan, 2.0])
+    assert math.isnan(optimizer.clipped_step(1.0))
+    np.testing.assert_array_equal(p.numpy(), np.ones(3))
+    assert optimizer.steps == [0]

@@ -1,7 +1,8 @@
 """Gradient descent: SGD, Adagrad, RMSprop, Adam and AdamW with PyTorch's formulas, schedules, gradient clipping.
 
-An optimizer calls its rule on flat arrays. A large parameter is updated where it lies; small ones of one dtype are
-gathered into a single array, updated by one call and copied back: in a tiny network calls cost more than arithmetic.
+An optimizer calls its rule on flat arrays. On the CPU a large parameter is updated where it lies; small ones of one dtype are
+gathered into a single array, updated by one call and copied back: in a tiny network calls cost more than arithmetic. On a GPU a
+call costs more than nearly any arithmetic: there all parameters of a dtype are moved into one array, for good.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from tinygen.backend import Array, module_of, to_device
+from tinygen.groups import Group, ResidentGroup
 from tinygen.kernels.adam import adam_step
 from tinygen.tensor import Tensor
 
@@ -24,7 +26,8 @@ class Optimizer:
     """Base class: `step()` applies the subclass's rule to every parameter that has a gradient, and to no other.
 
     Args:
-        parameters: Tensors with requires_grad=True, such as `module.parameters()`. Move a module to its device first.
+        parameters: Tensors with requires_grad=True, such as `module.parameters()`. Move a module to its device first; on a GPU
+            take `.data` of a parameter afterwards, as the optimizer gives it a new place in memory.
         lr: the learning rate; assign `optimizer.lr` to change it.
         weight_decay: added to the gradient as `weight_decay * parameter` (AdamW: see there).
 
@@ -45,7 +48,7 @@ class Optimizer:
             if not isinstance(p, Tensor) or not p.requires_grad or not p.is_leaf:
                 raise ValueError(f"parameter {i} is no Tensor made with requires_grad=True: {p!r:.60}")
         self.steps = [0] * len(self.parameters)  # how many updates each parameter has had
-        self._groups = [_Group(self.parameters, members, self.slots) for members in _grouped(self.parameters)]
+        self._groups = _grouped(self.parameters, self.slots)
 
     def _update(self, param: Array, grad: Array, state: Mapping[str, Array], step: int) -> None:
         """Change the flat arrays `param` and `state` in place, not `grad`: update number `step`, 1 for the first."""
@@ -53,18 +56,41 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        self._step({})
+
+    def clipped_step(self, max_norm: float) -> float:
+        """`clip_grad_norm` and `step` in one, which takes fewer calls on a GPU; returns the norm before.
+
+        A norm that is not finite leaves the parameters as they are. Whether `.grad` is scaled afterwards is left open.
+        """
+        gathered = {group: group.gradient() for group in self._groups if group.resident and self._together(group)}
+        taken = {i for group in gathered for i in group.members}
+        others = [p.grad for i, p in enumerate(self.parameters) if i not in taken and p.grad is not None]
+        norm = _clip([*gathered.values(), *others], max_norm)
+        if math.isfinite(norm):
+            self._step(gathered)
+        return norm
+
+    def _step(self, gathered: Mapping[Group, Array]) -> None:
+        """`step`, with the gradients of the groups in `gathered` as they are there."""
         for group in self._groups:
-            ready = [i for i in group.members if self.parameters[i].grad is not None]
-            if len(ready) == len(group.members) > 1 and len({self.steps[i] for i in ready}) == 1:
-                param, grad = group.gather()
-                self._update(param, grad, group.state, self.steps[ready[0]] + 1)
+            ready = group.members
+            if self._together(group):
+                grad = gathered[group] if group in gathered else group.gradient()
+                self._update(group.gather(), grad, group.state, self.steps[ready[0]] + 1)
                 group.scatter()
             else:
+                ready = [i for i in ready if self.parameters[i].grad is not None]
                 for i in ready:
                     self._update_one(i, group.views[i])
             for i in ready:
                 self.steps[i] += 1
                 self.parameters[i].bump()
+
+    def _together(self, group: Group) -> bool:
+        """Whether one call of the rule can update the whole group."""
+        alike = len({self.steps[i] for i in group.members}) == 1 < len(group.members)
+        return alike and group.in_place and all(self.parameters[i].grad is not None for i in group.members)
 
     def _update_one(self, i: int, state: Mapping[str, Array]) -> None:
         parameter = self.parameters[i]
@@ -294,50 +320,27 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     Returns the norm before. Where it is above `max_norm` the factor is max_norm / (norm + 1e-6), as in PyTorch; an
     infinite `max_norm` only measures. A norm that is not finite leaves the gradients as they are: look at it.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = math.sqrt(float(sum(_sum_of_squares(grad) for grad in grads)))
+    return _clip([p.grad for p in parameters if p.grad is not None], max_norm)
+
+
+def _clip(grads: list[Array], max_norm: float) -> float:
+    squares = [_sum_of_squares(grad) for grad in grads]
+    norm = math.sqrt(float(sum(squares[1:], squares[0]))) if squares else 0.0
     if math.isfinite(norm) and (factor := max_norm / (norm + 1e-6)) < 1:
         for grad in grads:
             grad *= factor
     return norm
 
 
-class _Group:
-    """The parameters that one call of the rule updates, with one flat array per slot for all of them together."""
-
-    def __init__(self, parameters: list[Tensor], members: list[int], slots: tuple[str, ...]):
-        self.members = members
-        self._parameters = [parameters[i] for i in members]
-        like = self._parameters[0]._data
-        xp = module_of(like)
-        ends = np.cumsum([p.size for p in self._parameters]).tolist()
-        spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
-        self.state = {slot: xp.zeros(ends[-1], like.dtype) for slot in slots}
-        self.views = {i: {slot: flat[span] for slot, flat in self.state.items()} for i, span in zip(members, spans)}
-        if len(members) > 1:
-            self._flat = xp.empty((2, ends[-1]), like.dtype)
-            shaped = [[row[span].reshape(p.shape) for span, p in zip(spans, self._parameters)] for row in self._flat]
-            self._param_views, self._grad_views = shaped
-
-    def gather(self) -> Array:
-        """Two rows: all parameters and all gradients, copied one behind the other."""
-        for parameter, param, grad in zip(self._parameters, self._param_views, self._grad_views):
-            param[...] = parameter._data
-            grad[...] = parameter.grad
-        return self._flat
-
-    def scatter(self) -> None:
-        """Copy the gathered parameters back."""
-        for parameter, param in zip(self._parameters, self._param_views):
-            parameter._data[...] = param
-
-
-def _grouped(parameters: list[Tensor]) -> list[list[int]]:
-    """Indices of the parameters to be updated together: the small ones on the CPU by dtype, each other one alone."""
+def _grouped(parameters: list[Tensor], slots: tuple[str, ...]) -> list[Group]:
+    """The parameters by dtype, to be updated together; on the CPU the large ones alone."""
     groups: dict[object, list[int]] = {}
     for i, p in enumerate(parameters):
-        groups.setdefault(p.dtype if p.size <= SMALL and p.device == "cpu" else i, []).append(i)
-    return list(groups.values())
+        alone = p.device == "cpu" and p.size > SMALL
+        groups.setdefault(i if alone else (p.device, p.dtype), []).append(i)
+    resident = [len(members) > 1 and parameters[members[0]].device != "cpu" for members in groups.values()]
+    kinds = [ResidentGroup if there else Group for there in resident]
+    return [kind(parameters, members, slots) for kind, members in zip(kinds, groups.values())]
 
 
 def _in_range(name: str, value: float, below: float = math.inf) -> float:

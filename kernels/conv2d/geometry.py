@@ -43,11 +43,13 @@ def check_taps(taps: Taps | None, kernel_size: Pair) -> None:
 
 def spread(gradient: Any, channels: int, kernel_size: Pair, taps: Taps | None, xp: Any) -> Any:
     """The gradient of a weight (O, channels, *kernel_size) from that of its taps (O, channels * taps): elsewhere it is zero."""
-    if taps is None:
-        return gradient.reshape(len(gradient), channels, *kernel_size)
-    whole = xp.zeros((len(gradient), channels, *kernel_size), gradient.dtype)
-    for k, (a, b) in enumerate(taps):
-        whole[:, :, a, b] = gradient[:, k :: len(taps)]
+    rows, area = (len(gradient), channels), tap_count(kernel_size, None)
+    if tap_count(kernel_size, taps) == area:
+        return gradient.reshape(*rows, *kernel_size)
+    whole, places = xp.zeros((*rows, *kernel_size), gradient.dtype), [a * kernel_size[1] + b for a, b in taps]
+    first = places == list(range(len(places)))  # as those of a masked convolution: a slice, where an array is slower
+    at = slice(len(places)) if first else xp.asarray(places)
+    whole.reshape(*rows, area)[:, :, at] = gradient.reshape(*rows, len(places))
     return whole
 
 

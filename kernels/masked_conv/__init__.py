@@ -1,9 +1,10 @@
 """The masked convolution of PixelCNN and PixelRNN: forward, gradients, and networks of it one pixel at a time.
 
 Arrays are NumPy's or CuPy's, of one dtype, float32 or float64: x (N, C, H, W), weight (O, C, k, k) with k odd, bias (O,) or
-None, and centre, which says which output feature sees which input feature of its own pixel: (O, C) of bool, or None where none
-does. reference.py has the formula. A masked convolution is a convolution with fewer taps, and only these are computed, by the
-kernels of `conv2d`. Weights at masked places are never read. ValueError for shapes that do not fit, TypeError for other dtypes.
+None, and centre, which says which output feature sees which input feature of its own pixel: (O, C) of bool, True where each
+sees every one, or None where none sees any. reference.py has the formula. A masked convolution is a convolution with fewer
+taps, and only these are computed, by the kernels of `conv2d`. Weights at masked places are never read. ValueError for shapes
+that do not fit, TypeError for other dtypes.
 
 A sampler computes a whole network at one pixel, from maps that it keeps:
 
@@ -26,14 +27,14 @@ __all__ = ["Layer", "Stepper", "backward", "forward", "input_gradient", "weight_
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 
-def forward(x: Array, weight: Array, bias: Array | None, centre: Array | None) -> Array:
+def forward(x: Array, weight: Array, bias: Array | None, centre: Array | bool | None) -> Array:
     """y (N, O, H, W)."""
     check("masked_conv", weight, bias, centre)
     k = weight.shape[2]
     return conv2d.forward(x, masked(weight, centre), padding=(k // 2, k // 2), bias=bias, taps=taps(k, centre is not None))
 
 
-def input_gradient(g: Array, weight: Array, centre: Array | None) -> Array:
+def input_gradient(g: Array, weight: Array, centre: Array | bool | None) -> Array:
     """d sum(g y) / d x (N, C, H, W), from the gradient of y, g (N, O, H, W)."""
     check("masked_conv", weight, None, centre)
     k = weight.shape[2]
@@ -41,14 +42,14 @@ def input_gradient(g: Array, weight: Array, centre: Array | None) -> Array:
     return conv2d.input_gradient(g, masked(weight, centre), g.shape[2:], **options)
 
 
-def weight_gradient(x: Array, g: Array, k: int, centre: Array | None) -> Array:
+def weight_gradient(x: Array, g: Array, k: int, centre: Array | bool | None) -> Array:
     """d sum(g y) / d weight (O, C, k, k), from g (N, O, H, W); exactly 0 at masked places."""
     gradient = conv2d.weight_gradient(x, g, (k, k), padding=(k // 2, k // 2), taps=taps(k, centre is not None))
     check("masked_conv", gradient, None, centre)
     return masked(gradient, centre)
 
 
-def backward(g: Array, x: Array, weight: Array, centre: Array | None) -> tuple[Array, Array, Array]:
+def backward(g: Array, x: Array, weight: Array, centre: Array | bool | None) -> tuple[Array, Array, Array]:
     """The gradients of x, weight and bias from that of y, g (N, O, H, W)."""
     return input_gradient(g, weight, centre), weight_gradient(x, g, weight.shape[2], centre), g.sum(axis=(0, 2, 3))
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Array = Any  # numpy.ndarray or cupy.ndarray
 Size = tuple[int, int]
 
@@ -18,7 +20,7 @@ class Layer(NamedTuple):
 
     weight: Array  # (O, C, k, k), k odd
     bias: Array  # (O,)
-    centre: Array | None  # (O, C) bool, or None for no centre tap
+    centre: Array | bool | None  # (O, C) bool, True for a centre tap without a mask, or None for no centre tap
     rectified: bool = False
     skip: int = 0
 
@@ -34,16 +36,16 @@ def taps(k: int, centre: bool) -> tuple[Size, ...]:
     return (*before, (k // 2, k // 2)) if centre else before
 
 
-def masked(weight: Array, centre: Array | None) -> Array:
+def masked(weight: Array, centre: Array | bool | None) -> Array:
     """The weight (O, C, k, k) with zeros where `centre` masks the tap in the middle; other taps are as they are."""
-    if centre is None:
+    if centre is None or centre is True:
         return weight
     weight, r = weight.copy(), weight.shape[2] // 2
-    weight[..., r, r][~centre] = 0
+    weight[..., r, r] = np.where(centre, weight[..., r, r], 0)  # CuPy's where, for its arrays: one launch, not a dozen
     return weight
 
 
-def check(name: str, weight: Array, bias: Array | None, centre: Array | None) -> None:
+def check(name: str, weight: Array, bias: Array | None, centre: Array | bool | None) -> None:
     """Raise ValueError for shapes that do not fit, TypeError for dtypes that do not."""
     outs, channels, k, width = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
     if k != width or not k % 2:
@@ -52,10 +54,11 @@ def check(name: str, weight: Array, bias: Array | None, centre: Array | None) ->
         raise TypeError(f"{name} takes float32 or float64, got a weight of {weight.dtype}: use astype")
     if bias is not None and (bias.shape, bias.dtype) != ((outs,), weight.dtype):
         raise ValueError(f"{name} takes a bias ({outs},) of {weight.dtype} for this weight, got {bias.shape} of {bias.dtype}")
-    if centre is not None and (centre.shape, centre.dtype.kind) != ((outs, channels), "b"):
-        raise ValueError(
-            f"{name} takes as centre None or ({outs}, {channels}) of bool for this weight, got {centre.shape} of {centre.dtype}"
-        )
+    if centre is None or centre is True:
+        return
+    if centre is False or (centre.shape, centre.dtype.kind) != ((outs, channels), "b"):
+        got = "False" if centre is False else f"{centre.shape} of {centre.dtype}"
+        raise ValueError(f"{name} takes as centre True, None or ({outs}, {channels}) of bool for this weight, got {got}")
 
 
 def check_layers(layers: Sequence[Layer], images: int, size: Size) -> None:

@@ -8,7 +8,8 @@ stride 1 on the image with zeros around it, that sees only the pixels before its
                                      + centre[o, c] weight[o, c, r, r] x[n, c, i, j] ),          r = (k - 1) / 2,
 
 and of its own pixel the features that `centre` (O, C) allows. With features in groups R, G, B, a feature of mask A sees the
-groups before its own, one of mask B its own too. Grey images have one group: mask A is centre = None, mask B all True.
+groups before its own, one of mask B its own too. Grey images have one group: mask A is centre = None, mask B all True, which
+may be written centre = True.
 Weights that no term has are never read, and their gradient is 0.
 
     x (N, C, H, W)    weight (O, C, k, k)    bias (O,)    y (N, O, H, W)
@@ -21,7 +22,7 @@ import numpy as np
 from .layer import Layer, Size
 
 
-def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, centre: np.ndarray | None) -> np.ndarray:
+def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, centre: np.ndarray | bool | None) -> np.ndarray:
     """y (N, O, H, W)."""
     k = weight.shape[2]
     y, padded = np.zeros((len(x), len(weight), *x.shape[2:]), x.dtype), _pad(x, k)
@@ -30,7 +31,7 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, centre: 
     return y if bias is None else y + bias[:, None, None]
 
 
-def input_gradient(g: np.ndarray, weight: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
+def input_gradient(g: np.ndarray, weight: np.ndarray, centre: np.ndarray | bool | None) -> np.ndarray:
     """d sum(g y) / d x, from g (N, O, H, W)."""
     k = weight.shape[2]
     gradient = np.zeros((len(g), weight.shape[1], *g.shape[2:]), g.dtype)
@@ -40,7 +41,7 @@ def input_gradient(g: np.ndarray, weight: np.ndarray, centre: np.ndarray | None)
     return _window(padded, k // 2, k // 2, k)
 
 
-def weight_gradient(x: np.ndarray, g: np.ndarray, k: int, centre: np.ndarray | None) -> np.ndarray:
+def weight_gradient(x: np.ndarray, g: np.ndarray, k: int, centre: np.ndarray | bool | None) -> np.ndarray:
     """d sum(g y) / d weight (O, C, k, k), from g (N, O, H, W)."""
     gradient, padded = np.zeros((g.shape[1], x.shape[1], k, k), x.dtype), _pad(x, k)
     for a, b, mask in _taps(k, centre):
@@ -49,13 +50,13 @@ def weight_gradient(x: np.ndarray, g: np.ndarray, k: int, centre: np.ndarray | N
 
 
 def backward(
-    g: np.ndarray, x: np.ndarray, weight: np.ndarray, centre: np.ndarray | None
+    g: np.ndarray, x: np.ndarray, weight: np.ndarray, centre: np.ndarray | bool | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of x, weight and bias from that of y, g (N, O, H, W)."""
     return input_gradient(g, weight, centre), weight_gradient(x, g, weight.shape[2], centre), g.sum(axis=(0, 2, 3))
 
 
-def _taps(k: int, centre: np.ndarray | None) -> Iterator[tuple[int, int, np.ndarray | bool]]:
+def _taps(k: int, centre: np.ndarray | bool | None) -> Iterator[tuple[int, int, np.ndarray | bool]]:
     """(a, b, mask): the taps that the mask leaves, and which of their weights."""
     r = k // 2
     for a, b in np.ndindex(r + 1, k):

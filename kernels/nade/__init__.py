@@ -73,6 +73,6 @@ def _check_parameters(W: Array, V: Array, b: Array, c: Array) -> None:
 def _check_binary(name: str, x: Array, W: Array, columns: int | None = None) -> None:
     _check(name, x, (*x.shape[:1], len(W)), W.dtype)
     seen = x[:, :columns]
-    wrong = (seen != 0) & (seen != 1)
+    wrong = seen != (seen == 1)  # NaN and infinity too
     if wrong.any():
         raise ValueError(f"{name} must hold zeros and ones only, got {float(seen[wrong][0])}: binarize it first")

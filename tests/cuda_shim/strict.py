@@ -2,13 +2,17 @@
 
     with strict_cupy():
         model.to("cuda")        # arrays of the type below; kernels run through the shim
+        with launches() as log:
+            model(x)            # log: by name, what would be a launch on a device, or a transfer
 
 Inside, `import cupy` gives a namespace that has what the installed CuPy has, and nothing else: a function that CuPy lacks, or
 an argument that its function does not take, is an error. So is a NumPy array among the arguments, an index that is one, an
 assignment of one, and `numpy.asarray` of an array of this type; `cupy.asarray` and `cupy.asnumpy` are the only ways in and out.
-Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Values are NumPy's.
+Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Of the values that an assignment
+writes to one element the first is kept, as it may be on a device, where NumPy keeps the last. Other values are NumPy's.
 """
 
+import collections
 import contextlib
 import functools
 import inspect
@@ -32,6 +36,22 @@ except ImportError:
 no_cupy = pytest.mark.skipif(real is None, reason="needs CuPy, whose signatures are checked: pip install 'tinygen[cuda13]'")
 REFUSED = "NumPy's array meets CuPy's: CuPy refuses this, convert it with to_device or asarray"
 CONVERTERS = ("array", "asarray")  # functions that take NumPy's arrays
+SCATTERED = {"add": "eifdILQFD", "maximum": "ifdILQ", "minimum": "ifdILQ"}  # dtypes that the method `at` of a ufunc takes
+
+
+MASKED = 12  # launches of an assignment through a boolean index, about
+_log: collections.Counter[str] = collections.Counter()
+
+
+@contextlib.contextmanager
+def launches() -> Iterator[collections.Counter[str]]:
+    """Count, by function, what would be a launch or a transfer on a device: not what returns a view, or memory as it is."""
+    log: collections.Counter[str] = collections.Counter()
+    before = _log.copy()
+    try:
+        yield log
+    finally:
+        log.update(_log - before)
 
 
 class ndarray:  # noqa: N801 - CuPy's name
@@ -79,13 +99,26 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self._array.__dlpack_device__()
 
     def get(self) -> np.ndarray:
+        _log["get"] += 1
         return self._array.copy()
 
     def __getitem__(self, index: Any) -> "ndarray":
+        _log["getitem"] += any(isinstance(part, (ndarray, list)) for part in _parts(index))
         return _wrapped(self._array[_index(index)], self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._array[_index(index)] = _bare(value)
+        index = _index(index)
+        _log["setitem"] += (
+            MASKED if any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in _parts(index)) else 1
+        )
+        if any(isinstance(part, (np.ndarray, list)) and np.asarray(part).dtype.kind in "iu" for part in _parts(index)):
+            places = np.arange(self._array.size).reshape(self._array.shape)[index]
+            values = np.empty(places.shape, self._array.dtype)
+            values[...] = _bare(value)
+            places, first = np.unique(places, return_index=True)
+            np.put(self._array, places, values.reshape(-1)[first])
+        else:
+            self._array[index] = _bare(value)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -110,16 +143,18 @@ def _operators() -> None:
             if name != "matmul":  # which CuPy's arrays have no in-place form of
                 setattr(ndarray, f"__i{name}__", lambda self, other, f=f"__i{name}__": _in_place(f, self, other))
     for kind in (bool, int, float, complex):
-        setattr(ndarray, f"__{kind.__name__}__", lambda self, kind=kind: kind(self._array.item()))
+        setattr(ndarray, f"__{kind.__name__}__", lambda self, kind=kind: kind(self.get().item()))
 
 
 def _operated(function: Callable, *sides: Any) -> Any:
     if not all(isinstance(side, (ndarray, bool, int, float, complex, np.generic, np.ndarray)) for side in sides):
         return NotImplemented
+    _log[function.__name__] += 1
     return _wrapped(np.asarray(function(*map(_bare, sides))))
 
 
 def _in_place(name: str, self: ndarray, other: Any) -> ndarray:
+    _log[name] += 1
     getattr(self._array, name)(_bare(other))
     return self
 
@@ -129,6 +164,10 @@ _operators()
 
 def _index(index: Any) -> Any:
     return tuple(map(_bare, index)) if isinstance(index, tuple) else _bare(index)
+
+
+def _parts(index: Any) -> tuple:
+    return index if isinstance(index, tuple) else (index,)
 
 
 def _bare(value: Any) -> Any:
@@ -173,7 +212,18 @@ def _called(function: Callable, signature: inspect.Signature | None, converts: b
     if not converts:
         args, kwargs = _bare(args), {name: _bare(value) for name, value in kwargs.items()}
     bound = isinstance(getattr(function, "__self__", None), np.ndarray)
-    return _wrapped(function(*args[bound:], **kwargs), *sources)
+    result = _wrapped(function(*args[bound:], **kwargs), *sources)
+    made = result if isinstance(result, list) else [result]
+    _log[function.__name__] += "out" in kwargs or not all(_is_free(part, sources) for part in made)
+    return result
+
+
+def _is_free(result: Any, sources: list[Any]) -> bool:
+    """Whether nothing runs on a device to get it: an array that is or looks into one of the sources, or a shape."""
+    if not isinstance(result, ndarray):
+        return isinstance(result, (int, tuple))
+    arrays = [source for source in sources if isinstance(source, ndarray)]
+    return any(result is x or (result.base is not None and (result.base is x or result.base is x.base)) for x in arrays)
 
 
 @functools.cache
@@ -222,7 +272,17 @@ class Routine:
         return _called(self._ours, _signature(self._theirs), self._converts, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "at":
+            return functools.partial(_scattered, self)
         return Routine(getattr(self._theirs, name), getattr(self._ours, name))
+
+
+def _scattered(routine: Routine, target: ndarray, index: Any, values: Any) -> None:
+    """`ufunc.at`, of the dtypes that CuPy has an atomic operation for."""
+    name = routine._ours.__name__
+    if target.dtype.char not in SCATTERED[name]:
+        raise TypeError(f"cupy.{name}.at does not support {target.dtype}")
+    routine._ours.at(target._array, _index(index), _bare(values))
 
 
 class StrictCupy(CudaOnCpu):
@@ -249,6 +309,7 @@ class StrictCupy(CudaOnCpu):
     def asarray(self, a: Any, dtype: Any = None) -> ndarray:
         if isinstance(a, ndarray):
             return a if dtype in (None, a.dtype) else a.astype(dtype)
+        _log["asarray"] += 1
         return ndarray(np.array(a, dtype))
 
     def asnumpy(self, a: Any) -> np.ndarray:
@@ -256,6 +317,10 @@ class StrictCupy(CudaOnCpu):
 
     def empty(self, shape: Any, dtype: Any = float) -> ndarray:
         return ndarray(super().empty(shape, dtype))
+
+    def ascontiguousarray(self, a: ndarray, dtype: Any = None) -> ndarray:
+        same = dtype in (None, a.dtype) and a.flags.c_contiguous
+        return a if same else self._library.ascontiguousarray(a, dtype)
 
 
 class Event:
@@ -272,6 +337,7 @@ class StrictFunction(Function):
     """A kernel that takes the stand-in's arrays, and no others."""
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, **options: Any) -> None:
+        _log[self.name] += 1
         super().__call__(grid, block, _bare(args), **options)
 
 

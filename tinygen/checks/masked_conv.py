@@ -13,9 +13,11 @@ from tinygen.checks.registry import Case
 from tinygen.kernels.masked_conv import Layer
 from tinygen.ops.masked_conv import masked_conv2d
 
-# Name -> (N, C, O, k, H, W, mask): "A" and "B" of grey images, "A3" and "B3" of features in three groups.
+# Name -> (N, C, O, k, H, W, mask): "A" and "B" of grey images, "A3" and "B3" of features in three groups; "all" is B, said
+# without a matrix.
 CASES_BY_NAME = {
     "": (2, 2, 3, 3, 4, 5, "B"),
+    "no mask": (2, 2, 3, 3, 4, 5, "all"),
     "mask A": (2, 1, 4, 7, 5, 6, "A"),
     "mask A, groups": (2, 3, 6, 5, 4, 3, "A3"),
     "mask B, groups": (1, 6, 6, 3, 3, 7, "B3"),
@@ -28,10 +30,10 @@ CASES_BY_NAME = {
 }
 
 
-def centre(outs: int, channels: int, mask: str) -> np.ndarray | None:
+def centre(outs: int, channels: int, mask: str) -> np.ndarray | bool | None:
     """The matrix (O, C) of a mask; "3" behind its letter says that features come in groups R, G, B."""
-    if mask == "A":
-        return None
+    if mask in ("A", "all"):
+        return None if mask == "A" else True
     groups = 3 if mask.endswith("3") else 1
     out, of = np.arange(outs)[:, None] * groups // outs, np.arange(channels) * groups // channels
     return of < out if mask.startswith("A") else of <= out
@@ -52,7 +54,8 @@ def network(rng: np.random.Generator, dtype: type, channels: int, features: int,
 
     def layer(O: int, C: int, k: int, letter: str, rectified: bool = True, skip: int = 0) -> Layer:
         weight, bias = rng.standard_normal((O, C, k, k)) / np.sqrt(C * k), rng.standard_normal(O)
-        return Layer(weight.astype(dtype), bias.astype(dtype), centre(O, C, letter + "3" * grouped), rectified, skip)
+        mask = f"{letter}3" if grouped else {"A": "A", "B": "all"}[letter]
+        return Layer(weight.astype(dtype), bias.astype(dtype), centre(O, C, mask), rectified, skip)
 
     return [
         layer(2 * features, channels, 7, "A", rectified=False),

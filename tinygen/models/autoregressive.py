@@ -35,12 +35,12 @@ class Autoregressive(Model):
     def first_half(self, dimensions: int) -> np.ndarray:
         """Boolean mask (D,) of the half of the pixels that is visited first."""
         mask = np.zeros(dimensions, bool)
-        mask[to_device(self.order, "cpu")[: dimensions // 2]] = True
+        mask[self.on_host("order")[: dimensions // 2]] = True
         return mask
 
     def places(self) -> np.ndarray:
         """The number (D,) of each pixel in the order."""
-        return inverse(to_device(self.order, "cpu"))
+        return inverse(self.on_host("order"))
 
 
 def observed_prefix(observed: Array, order: Array) -> int:

@@ -174,10 +174,9 @@ class Optimizers(dict):
         optimizer = self[name]
         optimizer.zero_grad()
         loss.backward()
-        norm = float(optim.clip_grad_norm(optimizer.parameters, math.inf if self.clip is None else self.clip))
+        norm = optimizer.clipped_step(math.inf if self.clip is None else self.clip)
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient's norm became {norm}")
-        optimizer.step()
         return norm
 
 

@@ -128,8 +128,8 @@ class MADE(Autoregressive):
     def degrees(self, member: int) -> list[np.ndarray]:
         """The degrees m^0 (D,), ..., m^L of a member's pixels and hidden units."""
         masks, order = divmod(member, len(self.orders))
-        hidden = (getattr(self, f"degrees_{l}")[masks] for l in range(1, len(self.hidden) + 1))
-        return [np.argsort(to_device(self.orders[order], "cpu")), *(to_device(m, "cpu") for m in hidden)]
+        hidden = (self.on_host(f"degrees_{l}")[masks] for l in range(1, len(self.hidden) + 1))
+        return [np.argsort(self.on_host("orders")[order]), *hidden]
 
     def logits(self, x: Array, member: int = 0, rng: np.random.Generator | None = None) -> Tensor:
         """Of p_s(x_j = 1 | those before j), for every pixel j: (B, D). With `rng`, which draws them, units are dropped."""
@@ -161,7 +161,7 @@ class MADE(Autoregressive):
 
         `observed` (D,) is a boolean mask of pixels that come first in every order of the model; otherwise raises ValueError.
         """
-        start = max(observed_prefix(observed, order) for order in self.orders)
+        start = max(observed_prefix(observed, order) for order in self.on_host("orders"))
         bias = self.output.bias._data
         xp = module_of(bias)
         filled = xp.where(xp.asarray(observed), xp.asarray(x), 0).astype(bias.dtype)

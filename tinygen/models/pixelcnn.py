@@ -139,4 +139,4 @@ class PixelCNN(PixelModel):
 
 
 def _layer(conv: MaskedConv2d, rectified: bool = False, skip: int = 0) -> Layer:
-    return Layer(conv.weight._data, conv.bias._data, conv.centre, rectified, skip)
+    return Layer(conv.weight._data, conv.bias._data, conv.seen, rectified, skip)

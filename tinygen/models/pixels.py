@@ -198,12 +198,18 @@ class MaskedConv2d(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {kernel_size} has no centre: it must be odd")
         seen = sees(kind, out_channels, in_channels, colours)
-        seen = np.ones((out_channels, in_channels), bool) if seen is None else seen
+        self._whole = seen is None
+        seen = np.ones((out_channels, in_channels), bool) if self._whole else seen
         fan_in = in_channels * (kernel_size**2 // 2) + seen.sum() / out_channels
         bound = gain * math.sqrt(3 / max(fan_in, 1))
         self.weight = nn.Parameter(uniform(rng, (out_channels, in_channels, kernel_size, kernel_size), dtype, bound=bound))
         self.bias = nn.Parameter(np.zeros(out_channels, dtype))
         self.register_buffer("centre", seen)
+
+    @property
+    def seen(self) -> Array | bool:
+        """`centre` as the convolution takes it: True where it has no hole, so that no weight need be masked."""
+        return True if self._whole else self.centre
 
     @property
     def mask(self) -> Array:
@@ -213,7 +219,7 @@ class MaskedConv2d(nn.Module):
         return (tap < k * k // 2) | (tap == k * k // 2) & self.centre[:, :, None, None]
 
     def forward(self, x: Any) -> Any:
-        return masked_conv2d(x, self.weight, self.bias, self.centre)
+        return masked_conv2d(x, self.weight, self.bias, self.seen)
 
 
 class Head(nn.Module):

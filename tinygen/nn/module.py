@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinygen.backend import Array, device_of, to_device
+from tinygen.backend import Array, device_of, module_of, to_device
 from tinygen.nn.serialize import load_arrays, save_arrays
 from tinygen.tensor import Tensor
 
@@ -51,6 +51,19 @@ class Module:
         """Make `array` the attribute `name`: part of `state_dict` and moved by `to`, but never trained."""
         object.__setattr__(self, name, array)
         self._buffers += (name,)
+
+    def on_host(self, name: str) -> np.ndarray:
+        """The buffer `name` as a NumPy array, to be read only.
+
+        From a GPU it is fetched once, and again after `to`, `load_state_dict` or `register_buffer`: write into it by these.
+        """
+        array = getattr(self, name)
+        if module_of(array) is np:
+            return array
+        fetched = vars(self).setdefault("_fetched", {})
+        if name not in fetched or fetched[name][0] is not array:
+            fetched[name] = array, to_device(array, "cpu")
+        return fetched[name][1]
 
     # ---- The tree of modules ----
 
@@ -221,3 +234,5 @@ def _fill(module: Module, value: Parameter | str, given: np.ndarray) -> None:
     target[...] = to_device(given, device_of(target))
     if isinstance(value, Parameter):
         value.bump()
+    else:
+        vars(module).get("_fetched", {}).pop(value, None)

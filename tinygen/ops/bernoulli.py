@@ -35,7 +35,7 @@ def bernoulli_log_prob(x: Array, logits: Array, /) -> Array:
 
 def bits(x: Array) -> Array:
     """`x` itself where it holds nothing but zeros and ones; else raises ValueError."""
-    wrong = (x != 0) & (x != 1)
+    wrong = x != (x == 1)  # NaN and infinity too
     if wrong.any():
         raise ValueError(f"x must hold zeros and ones only, got {float(x[wrong][0]):g}: binarize it first")
     return x

@@ -117,7 +117,10 @@ def batch_norm(
     Source: Ioffe and Szegedy 2015, algorithm 1. ValueError when training on one value a channel.
     """
     if not training and running_mean is not None:
-        shift, scale = (_per_channel(array_of(r), x.ndim) for r in (running_mean, running_var))
+        statistics = (array_of(r) for r in (running_mean, running_var))
+        if x.dtype.kind == "f":  # else the root would have the precision of narrower statistics
+            statistics = (r.astype(np.result_type(r.dtype, x.dtype), copy=False) for r in statistics)
+        shift, scale = (_per_channel(r, x.ndim) for r in statistics)
         y = _scale_and_shift((x - shift) * (scale + eps) ** -0.5, weight, bias)
         return y if negative_slope == 1 else leaky_relu(y, negative_slope)
     count = x.size // x.shape[1]

@@ -185,27 +185,35 @@ def getitem(x: Any, index: Any) -> Any:
     return _getitem(x, _plain_index(index, x))
 
 
-def _survivors(shape: tuple[int, ...], index: Any, xp: Any) -> Array | None:
-    """Which assigned values are still there afterwards: with an integer array an element can be written twice."""
-    if _is_basic(index):
-        return None
+def _last_writers(shape: tuple[int, ...], index: Any, xp: Any) -> tuple[Array, Array]:
+    """Of an assignment to `index`: the numbers of the assigned values, and for each that of the last one at its place.
+
+    With an integer array an element can be written twice. NumPy keeps the last value, CuPy any of them.
+    """
     places = xp.arange(math.prod(shape)).reshape(shape)[index]
-    writers = xp.zeros(math.prod(shape), dtype=places.dtype)
-    order = xp.arange(places.size).reshape(places.shape)
-    writers[places] = order
-    return writers[places] == order
+    order = xp.arange(places.size, dtype=np.uint64)  # CuPy's maximum.at takes no int64
+    writers = xp.zeros(math.prod(shape), np.uint64)
+    xp.maximum.at(writers, places.reshape(-1), order)
+    return order.reshape(places.shape), writers[places]
 
 
 def _assigned_gradient(g: Any, value_shape: tuple[int, ...], index: Any) -> Any:
     part = _getitem(g, index)
     part = reshape(part, (1,) * (len(value_shape) - part.ndim) + part.shape)  # an assigned value may have more axes of length 1
-    kept = _survivors(g.shape, index, module_of(array_of(g)))
-    return part if kept is None else part * kept
+    if _is_basic(index):
+        return part
+    order, last = _last_writers(g.shape, index, module_of(array_of(g)))
+    return part * (order == last)  # a value that was written over has no share
 
 
 @differentiable(promote=False, x=lambda g, index: _set(g, 0.0, index), value=_assigned_gradient)
 def _set(x: Array, value: Array, /, index: Any) -> Array:
-    y = x.copy()
+    y, xp = x.copy(), module_of(x)
+    if xp is not np and not _is_basic(index):
+        order, last = _last_writers(x.shape, index, xp)
+        values = xp.empty(order.shape, x.dtype)
+        values[...] = value
+        value = values.reshape(-1)[last.astype(np.int64)]
     y[index] = value
     return y
 
