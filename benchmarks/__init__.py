@@ -2,7 +2,8 @@
 
 registry.py   what a benchmark is: cases, their sides, and the work that sets the floor
 agreement.py  the check, before anything is timed, that all sides compute the same numbers
-worker.py     each side in a process of its own
+worker.py     each side in a process of its own, on the CPU
+attempts.py   PyTorch's compiled sides and its CUDA graphs, where they work
 measure.py    interleaved timing and the statistics of it
 device.py     the processor or the GPU, and the clock of each
 machine.py    the machine and its measured ceilings

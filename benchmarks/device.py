@@ -8,25 +8,44 @@ from typing import Any
 import numpy as np
 
 from tinygen import Tensor
-from tinygen.backend import gpu, is_array, load_cupy, to_device
+from tinygen.backend import describe_gpu, gpu, is_array, load_cupy, to_device
 
 name = "cpu"
+_place: Any = None  # what PyTorch calls it; its own default is the processor
 
 
 def use(device: str) -> None:
-    """Let every array made by `ours`, and every tensor that PyTorch makes, lie on `device` ("cpu", "cuda", "cuda:N").
+    """Let every array made by `ours`, and every tensor made by `theirs`, lie on `device` ("cpu", "cuda", "cuda:N").
 
     Raises RuntimeError or ValueError, with the way out, where tinygen or PyTorch cannot compute there.
     """
-    global name
-    import torch
-
+    global name, _place
     if device != "cpu":
         gpu(device).use()
-        if not torch.cuda.is_available():
-            raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU: install the build for the driver's CUDA version")
-    torch.set_default_device(device)
-    name = device
+    name, _place = device, None if device == "cpu" else torch_gpu(device)
+
+
+def torch_gpu(device: str) -> Any:
+    """PyTorch's torch.device of that GPU, set to the arithmetic that is compared; RuntimeError where PyTorch finds none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU: install the build for the driver's CUDA version")
+    # TF32 keeps 10 bits of a factor's 23, which is no float32: CuPy computes in full float32, so PyTorch has to as well.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    # PyTorch's convolutions at their best: in its first call each tries the algorithms, and those calls are not timed.
+    torch.backends.cudnn.benchmark = True
+    return torch.device(device)
+
+
+def kind() -> str:
+    """`name` without a number: "cpu" or "cuda"."""
+    return name.partition(":")[0]
+
+
+def on_gpu() -> bool:
+    """Whether the sides compute on a GPU."""
+    return name != "cpu"
 
 
 def ours(array: np.ndarray) -> Any:
@@ -34,9 +53,24 @@ def ours(array: np.ndarray) -> Any:
     return to_device(array, name)
 
 
+def theirs(array: np.ndarray, **options: Any) -> Any:
+    """A PyTorch tensor of `array` where PyTorch is to compute with it; the options are those of `torch.tensor`.
+
+    Every tensor says where it lies: `torch.set_default_device` would add half a microsecond to each call of PyTorch.
+    """
+    import torch
+
+    return torch.tensor(array, device=_place, **options)
+
+
+def moved(module: Any) -> Any:
+    """The PyTorch module, where PyTorch is to compute with it."""
+    return module.to(_place)
+
+
 def library() -> ModuleType:
     """NumPy, or CuPy."""
-    return np if name == "cpu" else load_cupy()
+    return load_cupy() if on_gpu() else np
 
 
 def on_host(value: Any) -> np.ndarray:
@@ -55,7 +89,7 @@ def seconds(run: Callable[[], object], calls: int) -> float:
 
     On a GPU, where calls return before the work is done, by CUDA events in the default stream, which CuPy and PyTorch share.
     """
-    if name == "cpu":
+    if not on_gpu():
         started = time.perf_counter()
         for _ in range(calls):
             run()
@@ -71,16 +105,5 @@ def seconds(run: Callable[[], object], calls: int) -> float:
 
 
 def describe() -> dict[str, object] | None:
-    """The GPU's name, compute capability, multiprocessors, memory, and the CUDA versions of driver and library."""
-    if name == "cpu":
-        return None
-    runtime, device = load_cupy().cuda.runtime, gpu(name)
-    properties = runtime.getDeviceProperties(device.id)
-    return {
-        "name": properties["name"].decode(),
-        "compute_capability": device.compute_capability,
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory_bytes": properties["totalGlobalMem"],
-        "cuda_driver": runtime.driverGetVersion(),
-        "cuda_runtime": runtime.runtimeGetVersion(),
-    }
+    """The GPU (see `tinygen.backend.describe_gpu`), or None on the CPU."""
+    return describe_gpu(name) if on_gpu() else None

@@ -16,7 +16,11 @@ import numpy as np
 from benchmarks import device
 
 TRANSCENDENTALS = ("exp", "sigmoid", "tanh", "softplus")
-COPIED = tuple(2**n for n in (16, 19, 22, 25, 28))  # bytes of traffic, from the first cache to main memory
+COPIED = {  # bytes of traffic, from the first cache to main memory; a GPU's second-level cache holds up to 2**26
+    "cpu": tuple(2**n for n in (16, 19, 22, 25, 28)),
+    "cuda": tuple(2**n for n in (19, 22, 25, 28, 31, 32)),
+}
+SECONDS = {"cpu": 0.3, "cuda": 0.05}  # for each rate: a GPU's are steady, and its time is dear
 LARGEST = {"cpu": 2048, "cuda": 8192}  # square products: enough to fill the processor, or the GPU
 VALUES = {"cpu": 2**17, "cuda": 2**26}  # of transcendentals: what stays in the second-level cache, or fills the GPU
 
@@ -89,26 +93,27 @@ def _memory() -> int | None:
 
 
 def ceilings(
-    seconds: float = 0.3, size: int | None = None, copied: Sequence[int] = COPIED, values: int | None = None
+    seconds: float | None = None, size: int | None = None, copied: Sequence[int] | None = None, values: int | None = None
 ) -> Ceilings:
     """Measure, for about `seconds` each: square products up to `size`, copies of `copied` bytes, functions of `values`."""
-    kind = device.name.partition(":")[0]
-    size, count = size or LARGEST[kind], values or VALUES[kind]
+    kind = device.kind()
+    size, count, copied = size or LARGEST[kind], values or VALUES[kind], copied or COPIED[kind]
+    limit = SECONDS[kind] if seconds is None else seconds
 
     def best(work: float, attempts: Iterable[Callable[[], object]]) -> float:
-        return max(work / _fastest(attempt, seconds) for attempt in attempts)
+        return max(work / _fastest(attempt, limit) for attempt in attempts)
 
     flops, transcendentals = {}, {}
     for dtype in ("float32", "float64"):
         flops[dtype] = max(best(2 * n**3, _products(n, dtype)) for n in (size // 4, size // 2, size))
-        spread = device.ours(np.linspace(-8, 8, count, dtype=dtype))
+        spread = device.library().linspace(-8, 8, count, dtype=dtype)
         transcendentals[dtype] = {f: best(count, _evaluations(f, spread)) for f in TRANSCENDENTALS}
     return Ceilings(flops, {traffic: best(traffic, _copies(traffic)) for traffic in copied}, transcendentals)
 
 
 def _fastest(run: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest call; other libraries' threads are left 50 ms to fall asleep."""
-    time.sleep(min(0.05, seconds))
+    """Seconds of the fastest call; other libraries' threads, which a GPU does not wait for, are left 50 ms to fall asleep."""
+    time.sleep(0.0 if device.on_gpu() else min(0.05, seconds))
     run()
     fastest, end = np.inf, time.perf_counter() + seconds
     while True:
@@ -121,11 +126,11 @@ def _products(n: int, dtype: str) -> Iterable[Callable[[], object]]:
     """NumPy's (or CuPy's) BLAS, PyTorch's, and for float32 on the CPU the oneDNN that PyTorch uses in its layers."""
     import torch
 
-    a, out = (device.ours(np.full((n, n), 0.5, dtype)) for _ in range(2))
+    a, out = (device.library().full((n, n), 0.5, dtype) for _ in range(2))
     tensor, tensor_out = torch.from_dlpack(a), torch.from_dlpack(out)
     yield lambda: device.library().matmul(a, a, out=out)
     yield lambda: torch.mm(tensor, tensor, out=tensor_out)
-    if dtype == "float32" and device.name == "cpu" and torch.backends.mkldnn.is_available():
+    if dtype == "float32" and not device.on_gpu() and torch.backends.mkldnn.is_available():
         tensor = tensor.to_mkldnn()
         yield lambda: torch.nn.functional.linear(tensor, tensor)
 
@@ -133,7 +138,7 @@ def _products(n: int, dtype: str) -> Iterable[Callable[[], object]]:
 def _copies(traffic: int) -> Iterable[Callable[[], object]]:
     import torch
 
-    source, target = (device.ours(np.full(traffic // 2, value, np.uint8)) for value in range(2))
+    source, target = (device.library().full(traffic // 2, value, np.uint8) for value in range(2))
     tensor, tensor_target = torch.from_dlpack(source), torch.from_dlpack(target)
     yield lambda: device.library().copyto(target, source)
     yield lambda: tensor_target.copy_(tensor)
@@ -152,5 +157,5 @@ def _evaluations(name: str, values: np.ndarray) -> Iterable[Callable[[], object]
         yield lambda: torch.nn.functional.softplus(tensor)
     else:
         yield lambda: getattr(torch, name)(tensor, out=tensor_out)
-    if device.name == "cpu":
+    if not device.on_gpu():
         yield lambda: getattr(vectorized, name)(values, out)

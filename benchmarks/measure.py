@@ -5,6 +5,8 @@ each side has a process of its own (worker.py), and each sample waits until the 
 side's by an untimed call, and only then starts the clock. OMP_WAIT_POLICY=passive would end the spinning too, but it makes
 PyTorch several times slower on small operations, which would flatter us. Machines drift by tens of percent within minutes:
 ratios are taken within a round, whose samples are close in time, and the median over rounds is quoted.
+
+On a GPU nothing spins: the sides share this process, without pauses, and shorter samples are as steady.
 """
 
 import math
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.device import seconds
+from benchmarks.device import on_gpu, seconds
 
 PAUSE = 0.15  # seconds before each sample: even OpenBLAS's threads as they come have stopped spinning after some 0.1
 LONG_ENOUGH = 0.1  # seconds; faster calls are repeated within one sample: steady, as in a training
+LONG_ENOUGH_ON_GPU = 0.02  # its clock counts the GPU's own work to a microsecond, and no other process has a share of it
+WARM_UPS_ON_GPU = 3  # calls in which PyTorch tries a convolution's algorithms and its allocator fills
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,23 @@ def interleaved(samplers: dict[str, Callable[[], float]], repeats: int, pause: f
 
 
 def sampler(run: Callable[[], object]) -> Callable[[], float]:
-    """A function that takes one sample of `run`: seconds a call, after an untimed one that wakes the threads."""
+    """A function that takes one sample of `run`: seconds a call, after an untimed one that wakes the threads.
+
+    On a GPU the untimed one is a single call, which fills the caches: there are no threads to wake.
+    """
     calls = _calls_per_sample(run)
 
     def sample() -> float:
-        seconds(run, calls)
+        seconds(run, 1 if on_gpu() else calls)
         return seconds(run, calls)
 
     return sample
 
 
 def _calls_per_sample(run: Callable[[], object]) -> int:
-    run()  # compiles, fills caches
-    if seconds(run, 1) >= LONG_ENOUGH:
+    for _ in range(WARM_UPS_ON_GPU if on_gpu() else 1):
+        run()  # compiles, fills caches
+    enough = LONG_ENOUGH_ON_GPU if on_gpu() else LONG_ENOUGH
+    if seconds(run, 1) >= enough:
         return 1
-    return math.ceil(LONG_ENOUGH / seconds(run, 10))
+    return math.ceil(enough / seconds(run, 10))

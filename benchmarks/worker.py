@@ -1,7 +1,8 @@
 """Each side of a case in a process of its own, as its users have it: with the libraries that it loads, and their threads.
 
 In one process the idle threads of one library spin on the cores that the next side needs, and libraries share the OpenMP that
-came first, with its settings: the order of imports would decide who wins.
+came first, with its settings: the order of imports would decide who wins. On a GPU neither matters, and every process would
+load PyTorch and start CUDA anew for its one side: there all sides run in the process of the command.
 """
 
 import multiprocessing
@@ -11,7 +12,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Self
 
-from benchmarks import device, entries, measure
+from benchmarks import attempts, entries, measure
 from benchmarks.registry import BENCHMARKS, Case, Side
 from tinygen.kernels.memory import keep_freed
 
@@ -23,7 +24,7 @@ class Worker(AbstractContextManager):
         """`number` is the case's place in the benchmark; the process makes the case again."""
         self.name = f"'{side.name}' of {case.name}"
         self.connection, other = multiprocessing.Pipe()
-        arguments = (other, benchmark, quick, number, side.name, side.role, device.name, threads)
+        arguments = (other, benchmark, quick, number, side.name, side.role, threads)
         # Spawned, not forked: a fork has no threads, but believes that it has.
         self.process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
@@ -55,12 +56,10 @@ class Worker(AbstractContextManager):
         self.process.terminate()
 
 
-def _serve(
-    connection: Connection, benchmark: str, quick: bool, number: int, side: str, role: str, where: str, threads: int
-) -> None:
+def _serve(connection: Connection, benchmark: str, quick: bool, number: int, side: str, role: str, threads: int) -> None:
     """Make the case, then answer every message with a sample, until the connection is closed."""
     try:
-        sample = _sampler(benchmark, quick, number, side, role, where, threads)
+        sample = _sampler(benchmark, quick, number, side, role, threads)
         connection.send(0.0)
         while True:
             connection.recv()
@@ -71,7 +70,7 @@ def _serve(
         connection.send(f"{type(error).__name__}: {error}")
 
 
-def _sampler(benchmark: str, quick: bool, number: int, side: str, role: str, where: str, threads: int) -> Callable[[], float]:
+def _sampler(benchmark: str, quick: bool, number: int, side: str, role: str, threads: int) -> Callable[[], float]:
     if role == "theirs":  # whose library is loaded first has the OpenMP that it brings
         import torch
     else:
@@ -81,7 +80,7 @@ def _sampler(benchmark: str, quick: bool, number: int, side: str, role: str, whe
         import torch
     torch.set_num_threads(threads)
     keep_freed()  # as in every training of ours; PyTorch, whose large arrays come from malloc as well, has the same
-    device.use(where)
+    attempts.wanted = side
     case = next(islice(BENCHMARKS[benchmark].cases(quick), number, None))
     return measure.sampler(next(found.run for found in case.sides if found.name == side))
 

@@ -1,7 +1,8 @@
 """An LSTM that sweeps over images on the GPU: what the diagonal and the row LSTM have in common, as `lstm_waves` on the CPU.
 
-The recurrence is one launch (lstm.cuh). All that does not wait for it is a large matrix product of CuPy: the inputs' part of
-the gates before, the gradients of inputs and weights after. Between them maps are stored as rows, (N, H, W, channels).
+The recurrence is one launch (lstm_sweep.cuh). All that does not wait for it is a large matrix product of CuPy: the inputs' part
+of the gates before, the gradients of inputs and weights after, which take maps as rows, (N, H, W, channels). A pass is four
+launches forward and six backward besides small copies of weights: with few images, launches take as long as the work.
 """
 
 from pathlib import Path
@@ -10,51 +11,62 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .lstm_gate import cuda as lstm_gate
-from .runtime import cuda_function, cupy
+from .runtime import cuda_function, cupy, shared_memory
 
 Array = Any  # cupy.ndarray
-GROUPS, MOST_UNITS, WARP = 8, 64, 32  # as in lstm.cuh
+GROUPS, MOST_UNITS, FEWEST_UNITS, WARP = 8, 64, 16, 32  # threads along the line and, at most and at least, along the units
+QUAD = 4  # numbers that are loaded together
+SIDE = 32  # of the tiles in which maps become rows
+ALWAYS = 48 << 10  # bytes of shared memory that a block has without asking
 
 
 class Sweep(NamedTuple):
-    """A kernel source with `<its name>_forward` and `_backward`, its last argument, and what a cell reads.
+    """A kernel source with `<its name>_forward`, `_backward`, `_to_rows` and `_from_rows`, and what a cell reads.
 
-    taps: for each tap of weight_hh, the steps (up, left) from a cell to the hidden state that it reads
+    option: the last argument of the first two
+    slots: places of a wave's line
+    reach: how far on this line, at most, a tap looks
     """
 
     source: Path
     option: int
-    taps: list[tuple[int, int]]
+    slots: int
+    reach: int
 
 
 def forward(x: Array, weight_ih: Array, weight_hh: Array, bias: Array, sweep: Sweep) -> tuple[Array, tuple]:
     """h (N, hidden, H, W) and what `backward` needs, from x (N, C, H, W), weight_ih (4 hidden, C, input taps) and weight_hh
     (4 hidden, hidden, taps)."""
-    columns, hidden = weight_hh.shape[:2]
-    rows = _rows(x)
-    seen = cupy().concatenate([_moved(rows, 0, left) for left in _reach(weight_ih)], axis=3)
-    gates = seen.reshape(-1, seen.shape[3]) @ _input_matrix(weight_ih).T + bias
-    states, cells = (cupy().empty((*rows.shape[:3], hidden), x.dtype) for _ in range(2))
-    weight = cupy().ascontiguousarray(weight_hh.transpose(2, 1, 0))
-    _launch(sweep, "forward", states, weight, gates, cells, states)
-    return _maps(states), (seen, gates.reshape(*rows.shape[:3], columns), cells, states)
+    h, taps = weight_hh.shape[1:]
+    (N, C, *size), input_taps = x.shape, weight_ih.shape[2]
+    pixels = size[0] * size[1]
+    empty = cupy().empty
+    seen = empty((N * pixels, input_taps * C), x.dtype)
+    _turn(sweep, "to_rows", _contiguous(x), seen, x.shape, input_taps)
+    gates = seen @ _input_matrix(weight_ih).T
+    cells, read = empty((N, pixels, h), x.dtype), empty((N * pixels, taps * h + QUAD), x.dtype)
+    hidden = empty((N, h, *size), x.dtype)
+    weight = _contiguous(weight_hh.reshape(4, h, h, taps).transpose(3, 2, 1, 0))
+    _sweep(sweep, "forward", size, N, h, 3 * h, weight, _contiguous(bias), gates, cells, read, hidden)
+    return hidden, (seen, gates, cells, read)
 
 
 def backward(g: Array, weight_ih: Array, weight_hh: Array, residual: tuple, sweep: Sweep) -> tuple[Array, ...]:
     """The gradients of x, weight_ih, weight_hh and bias from that of h (N, hidden, H, W)."""
-    seen, gates, cells, states = residual
-    columns, channels, input_taps = weight_ih.shape
-    g_gates, g_cells = (cupy().empty(like.shape, g.dtype) for like in (gates, cells))
-    weight = cupy().ascontiguousarray(weight_hh.transpose(2, 0, 1))
-    _launch(sweep, "backward", states, _rows(g), weight, gates, cells, g_gates, g_cells)
-    flat = g_gates.reshape(-1, columns)
-    g_seen = (flat @ _input_matrix(weight_ih)).reshape(seen.shape)
-    parts = cupy().split(g_seen, input_taps, axis=3)
-    g_x = sum(_moved(part, 0, -left) for part, left in zip(parts, _reach(weight_ih)))
-    g_ih = (flat.T @ seen.reshape(-1, seen.shape[3])).reshape(columns, input_taps, channels).swapaxes(1, 2)
-    read = [_moved(states, *tap).reshape(-1, states.shape[3]) for tap in sweep.taps]
-    g_hh = cupy().stack([flat.T @ rows for rows in read], axis=2)
-    return _maps(g_x), g_ih, g_hh, flat.sum(axis=0)
+    seen, gates, cells, read = residual
+    (columns, C, input_taps), (N, h, *size) = weight_ih.shape, g.shape
+    taps, units = weight_hh.shape[2], -(-h // QUAD) * QUAD
+    weight = weight_hh.reshape(4, h, h, taps)
+    if units > h:
+        weight = cupy().pad(weight, ((0, 0), (0, 0), (0, units - h), (0, 0)))
+    weight = _contiguous(weight.reshape(4, h, -1, QUAD, taps).transpose(4, 1, 2, 0, 3))
+    g_gates, g_x = cupy().empty(gates.shape, g.dtype), cupy().empty((N, C, *size), g.dtype)
+    _sweep(sweep, "backward", size, N, h, 9 * h, _contiguous(g), weight, gates, cells, g_gates)
+    _turn(sweep, "from_rows", g_gates @ _input_matrix(weight_ih), g_x, g_x.shape, input_taps)
+    g_ih = (g_gates.T @ seen).reshape(columns, input_taps, C).swapaxes(1, 2)
+    # Each row of `read` ends with a one: the bias is the weight of a state that is always 1.
+    g_read = g_gates.T @ read
+    return g_x, g_ih, g_read[:, :-QUAD].reshape(columns, taps, h).swapaxes(1, 2), g_read[:, -QUAD]
 
 
 def step(x: Array, hidden: Array, cell: Array, weight_ih: Array, weight_hh: Array, bias: Array) -> tuple[Array, Array]:
@@ -64,17 +76,32 @@ def step(x: Array, hidden: Array, cell: Array, weight_ih: Array, weight_hh: Arra
     return lstm_gate.forward(sum(products) + bias, cell)[:2]
 
 
-def _launch(sweep: Sweep, direction: str, states: Array, *arrays: Array):
-    batch, height, width, hidden = states.shape
+def _sweep(sweep: Sweep, direction: str, size: list[int], batch: int, h: int, rows: int, *arrays: Array) -> None:
+    """One block per image. It keeps so many rows of a wave in shared memory; where that is too small, in global memory."""
+    if not batch:
+        return
+    dtype = arrays[0].dtype
+    margin, length = (-(-n // QUAD) * QUAD for n in (sweep.reach, sweep.slots))
+    pitch = (2 * margin + length) // QUAD | 1  # odd: rows side by side begin in different banks
+    numbers = rows * pitch * QUAD
+    needed = numbers * dtype.itemsize
+    function = cuda_function(sweep.source, f"{sweep.source.stem}_{direction}", dtype)
+    spills = needed > shared_memory()
+    spill = cupy().empty((batch if spills else 0, numbers), dtype)
+    if needed > ALWAYS and not spills:
+        function.max_dynamic_shared_size_bytes = needed
+    units = FEWEST_UNITS if h <= FEWEST_UNITS else min(-(-h // WARP) * WARP, MOST_UNITS)
+    options = map(np.int32, (spills, *size, h, margin, pitch * QUAD, sweep.option))
+    function((batch,), (units, GROUPS), (*arrays, spill, *options), shared_mem=0 if spills else needed)
+
+
+def _turn(sweep: Sweep, name: str, source: Array, target: Array, shape: tuple[int, ...], taps: int) -> None:
+    """From maps of `shape` to rows, or back; see lstm_sweep.cuh."""
+    batch, channels, height, width = shape
     if batch:
-        function = cuda_function(sweep.source, f"{sweep.source.stem}_{direction}", states.dtype)
-        units = min(-(-hidden // WARP) * WARP, MOST_UNITS)
-        function((batch,), (units, GROUPS), (*arrays, *map(np.int32, (height, width, hidden, sweep.option))))
-
-
-def _reach(weight_ih: Array) -> range:
-    """How many columns to the left each input tap looks."""
-    return range(weight_ih.shape[2] - 1, -1, -1)
+        blocks = (batch, -(-height * width // SIDE), -(-channels // SIDE))
+        function = cuda_function(sweep.source, f"{sweep.source.stem}_{name}", source.dtype)
+        function(blocks, (SIDE, GROUPS), (source, target, *map(np.int32, (channels, height * width, width, taps))))
 
 
 def _input_matrix(weight_ih: Array) -> Array:
@@ -82,23 +109,5 @@ def _input_matrix(weight_ih: Array) -> Array:
     return weight_ih.swapaxes(1, 2).reshape(len(weight_ih), -1)
 
 
-def _moved(rows: Array, up: int, left: int) -> Array:
-    """At each pixel, what stands `up` rows above it and `left` columns to its left; zeros outside the image."""
-    if up == left == 0:
-        return rows
-    moved = cupy().zeros(rows.shape, rows.dtype)
-    moved[:, _overlap(up), _overlap(left)] = rows[:, _overlap(-up), _overlap(-left)]
-    return moved
-
-
-def _overlap(step: int) -> slice:
-    return slice(step, None) if step >= 0 else slice(None, step)
-
-
-def _rows(maps: Array) -> Array:
-    """(N, C, H, W) -> (N, H, W, C), contiguous."""
-    return cupy().ascontiguousarray(maps.transpose(0, 2, 3, 1))
-
-
-def _maps(rows: Array) -> Array:
-    return cupy().ascontiguousarray(rows.transpose(0, 3, 1, 2))
+def _contiguous(array: Array) -> Array:
+    return cupy().ascontiguousarray(array)

@@ -244,18 +244,19 @@ def cuda_function(source: Path, name: str, dtype: np.dtype) -> Callable:
     One compilation per file, dtype and device in a process; CuPy also caches the binary on disk.
     Raises RuntimeError, with the compiler's first complaint, where NVRTC is missing or refuses the source.
     """
-    return _cuda_function(source, name, np.dtype(dtype).name, cupy().cuda.Device().id)
+    return _cuda_function(source, name, dtype, cupy().cuda.Device().id)
 
 
 @functools.cache
-def _cuda_function(source: Path, name: str, dtype: str, device: int) -> Callable:
-    return _cuda_module(source, dtype, device).get_function(name)
+def _cuda_function(source: Path, name: str, dtype: np.dtype, device: int) -> Callable:
+    return _cuda_module(source, np.dtype(dtype).name, device).get_function(name)
 
 
 @functools.cache
 def _cuda_module(source: Path, dtype: str, device: int) -> Any:
     real = {"float32": "float", "float64": "double"}[dtype]
-    options = ("--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}")
+    # CuPy's cache on disk knows the source and the options, and not what the source includes.
+    options = ("--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}", f"-DHEADERS={_header_digest()}")
     module = cupy().RawModule(code=source.read_text(), options=options)
     try:
         module.compile()
@@ -265,12 +266,22 @@ def _cuda_module(source: Path, dtype: str, device: int) -> Any:
     return module
 
 
+@functools.cache
+def _header_digest() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.cuh")))).hexdigest()[:12]
+
+
 def multiprocessors() -> int:
     """Return the number of multiprocessors of the current CUDA device, from which kernels size their grids."""
-    return _multiprocessors(cupy().cuda.Device().id)
+    return _attribute("MultiProcessorCount", cupy().cuda.Device().id)
+
+
+def shared_memory() -> int:
+    """Return how many bytes of shared memory a block can have at most on the current CUDA device."""
+    return _attribute("MaxSharedMemoryPerBlockOptin", cupy().cuda.Device().id)
 
 
 @functools.cache
-def _multiprocessors(device: int) -> int:
+def _attribute(name: str, device: int) -> int:
     # CuPy asks the driver for all attributes, some hundred, each time: more than a launch costs.
-    return cupy().cuda.Device(device).attributes["MultiProcessorCount"]
+    return cupy().cuda.Device(device).attributes[name]

@@ -14,7 +14,7 @@ import pytest
 from cuda_shim import needs_compiler
 from cuda_shim.strict import no_cupy, strict_cupy
 
-from benchmarks import agreement, device, machine, measure, registry, report
+from benchmarks import agreement, cli, device, machine, measure, registry, report
 from benchmarks.cli import main
 from benchmarks.registry import BENCHMARKS, Case, Side, Work, benchmark
 from benchmarks.worker import Worker
@@ -228,8 +228,7 @@ def test_the_command_on_a_gpu(name, tmp_path, monkeypatch):
     """All the command does with `--device cuda`, on the stand-in; PyTorch, which has none, stays on the CPU."""
     chosen = []
     monkeypatch.setattr(device, "name", "cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "set_default_device", chosen.append)
+    monkeypatch.setattr(device, "torch_gpu", chosen.append)
     with strict_cupy():
         assert main([name, "--quick", "--device", "cuda", "--out", str(tmp_path)]) == 0
     assert chosen == ["cuda"]
@@ -238,6 +237,75 @@ def test_the_command_on_a_gpu(name, tmp_path, monkeypatch):
     sides = [side for case in record["cases"] for side in case["sides"]]
     assert "reference" not in {side["role"] for side in sides}
     assert all(sample > 0 for side in sides for sample in side["samples"])
+
+
+@pytest.fixture
+def on_stand_in(monkeypatch):
+    """`--device cuda` is there: arrays on the stand-in, PyTorch's tensors on the CPU, rates without a measurement."""
+    monkeypatch.setattr(device, "name", "cpu")
+    monkeypatch.setattr(device, "torch_gpu", lambda name: None)
+    monkeypatch.setattr(machine, "ceilings", lambda *args, **options: CEILINGS)
+    with strict_cupy():
+        yield
+
+
+def _fails():
+    raise RuntimeError("no such kernel\nand much more")
+
+
+@no_cupy
+def test_on_a_gpu_what_fails_is_left_out_and_the_rest_is_kept(planted, on_stand_in, monkeypatch, tmp_path, capsys):
+    ours, other = _case().sides
+    planted += [
+        _case(
+            "first", sides=(ours, Side("broken", "theirs", _fails), Side("wrong", "theirs", lambda: {"y": np.ones(5)}), other)
+        ),
+        _case("ours broken", sides=(Side("ours", "ours", _fails), other)),
+        _case("no exact", exact=_fails),
+    ]
+    cases = lambda quick: (case if isinstance(case, Case) else case() for case in [*planted, _fails])
+    monkeypatch.setitem(BENCHMARKS, "planted", registry.Benchmark("planted", "a summary", cases))
+    assert main(["planted", "--device", "cuda", "--out", str(tmp_path)]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    failed = "'broken' fails: RuntimeError: no such kernel"
+    wrong = "y of 'wrong' is off by 1.0e+00, tolerance 1e-06"
+    assert errors[-5:] == [
+        f"DISAGREEMENT first: {failed}",
+        f"DISAGREEMENT first: {wrong}",
+        "DISAGREEMENT ours broken: 'ours' fails: RuntimeError: no such kernel",
+        "FAILED no exact: RuntimeError: no such kernel",
+        "FAILED planted: RuntimeError: no such kernel",
+    ]
+    record = json.loads((tmp_path / "planted-cuda.json").read_text())
+    (case,) = record["cases"]
+    assert case["notes"] == [f"first: {failed}", f"first: {wrong}"]
+    assert [side["name"] for side in case["sides"]] == ["one", "two"]
+    assert record["method"]["arithmetic"] == "full float32 on every side, no TF32"
+    assert (record["method"]["repeats"], record["method"]["pause_seconds"]) == (7, 0.0)
+    assert {len(side["samples"]) for side in case["sides"]} == {7}
+
+
+@no_cupy
+def test_on_a_gpu_all_benchmarks_run_by_importance(on_stand_in, monkeypatch):
+    ran = []
+    monkeypatch.setattr(cli, "_run", lambda benchmark, *_: ran.append(benchmark.name) or True)
+    assert main(["--device", "cuda"]) == 0
+    assert sorted(ran) == sorted(BENCHMARKS)
+    assert ran[:3] == ["diagonal-lstm", "row-lstm", "nade"]
+    assert all(name.endswith("-sample") for name in ran[-4:])
+    del ran[:]
+    assert main(["--device", "cpu"]) == 0
+    assert ran == list(BENCHMARKS)
+
+
+def test_on_a_gpu_torch_computes_in_full_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with torch.backends.cudnn.flags(benchmark=False, allow_tf32=True):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert device.torch_gpu("cuda:1") == torch.device("cuda:1")
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.benchmark
 
 
 def test_no_gpu_is_told_in_one_line(capsys, monkeypatch):

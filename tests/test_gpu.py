@@ -21,7 +21,7 @@ from test_kernels_gpu import OnDevice
 import tinygen as tg
 from tinygen import checks, optim
 from tinygen._gradcheck_function import Function
-from tinygen.backend import device_of, module_of, to_device
+from tinygen.backend import device_of, load_cupy, module_of, to_device
 from tinygen.checks import captioned
 from tinygen.cli import main
 from tinygen.data import Dataset, Split
@@ -259,6 +259,9 @@ def test_the_command_line(cuda, tmp_path, monkeypatch, capsys):
         assert main(["train", "--resume", str(run)]) == 0
         for command in (["evaluate", str(run)], ["sample", str(run), "-n4"], ["complete", str(run), "-n4"]):
             assert main([*command, "--device", device]) == 0
+    config = json.loads((runs[cuda] / "config.json").read_text())
+    assert config["machine"]["gpu"]["name"]
+    assert config["versions"]["cupy"] == load_cupy().__version__
     found, expected = (json.loads((run / "result.json").read_text())["test"]["nll"] for run in (runs[cuda], runs["cpu"]))
     assert found == pytest.approx(expected, rel=1e-4)
     assert (runs[cuda] / "samples.png").read_bytes() == (runs["cpu"] / "samples.png").read_bytes()
@@ -324,10 +327,16 @@ def test_a_sweep_over_images_is_one_launch(height, width):
     rng = np.random.default_rng(0)
     x, weight_ih, weight_hh, bias = (rng.standard_normal(s) for s in ((1, 2, height, width), (4, 2), (4, 1, 2), (4,)))
     launches = []
-    with cuda_on_cpu(), mock.patch.object(Kernel, "__call__", lambda self, *sizes: launches.append((self.name, *sizes[:2]))):
+    with (
+        cuda_on_cpu(),
+        mock.patch.object(Kernel, "__call__", lambda self, *sizes, **_: launches.append((self.name, *sizes[:2]))),
+    ):
         y, residual = diagonal_lstm.forward(x, weight_ih, weight_hh, bias)
         diagonal_lstm.backward(y, weight_ih, weight_hh, residual)
-    assert launches == [(f"diagonal_lstm_{way}", (1,), (32, 8)) for way in ("forward", "backward")]
+    tiles = (1, -(-height * width // 32), 1)
+    sweep, turn = ((1,), (16, 8)), (tiles, (32, 8))
+    names = {"to_rows": turn, "forward": sweep, "backward": sweep, "from_rows": turn}
+    assert launches == [(f"diagonal_lstm_{name}", *sizes) for name, sizes in names.items()]
 
 
 @needs_compiler

@@ -11,6 +11,7 @@ from test_kernels_conv2d import OPERATIONS, arrays_of, assert_close, problems, r
 
 from tinygen.kernels import runtime
 from tinygen.kernels.conv2d import cuda, reference
+from tinygen.kernels.tiles import quickest
 
 SETTINGS = ((2, 1), (1, 1), (1, 2), 2)
 
@@ -43,14 +44,45 @@ def test_equals_the_reference(problem, dtype, seed, multiprocessors):
 
 
 @needs_compiler
-@pytest.mark.parametrize("outs", [3, 70])
-def test_tiles_of_both_sizes_and_the_bias(outs):
+@pytest.mark.parametrize("outs", [3, 8, 9, 16, 17, 32, 33, 48, 64, 65, 70])
+def test_full_and_partial_tiles_and_the_bias(outs):
     x, weight, g = arrays_of(((5, 4, 9, 8), (2 * outs, 2, 3, 2), SETTINGS, np.random.default_rng(0)))
     with emulated():
         for operation in OPERATIONS[:2]:
             bias = np.arange(1.0, 1 + (2 * outs if operation == "forward" else 4))
             expected = run(reference, operation, x, weight, g, (*SETTINGS, bias))
             assert_close(run(cuda, operation, x, weight, g, (*SETTINGS, bias)), expected, terms=10)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outs", [9, 48, 65])
+@pytest.mark.parametrize("size", [(9, 8), (7, 7)])  # the pixels of an image are whole vectors, or not
+def test_every_tile_gives_the_same_bits(outs, size, dtype, monkeypatch):
+    settings_ = ((1, 1), (1, 2), (1, 1), 2)
+    arrays = arrays_of(((3, 4, *size), (2 * outs, 2, 3, 5), settings_, np.random.default_rng(4)), dtype)
+    expected = [run(reference, operation, *arrays, settings_) for operation in OPERATIONS]
+    found = []
+    for tile in cuda.TILES:
+        monkeypatch.setattr(cuda, "TILES", (tile,))
+        with emulated():
+            found.append([run(cuda, operation, *arrays, settings_) for operation in OPERATIONS])
+    for results in found:
+        for result, exact in zip(results, expected):
+            assert_close(result, exact, terms=outs)
+        for result, first in zip(results[:2], found[0]):  # the sums over pixels are split differently
+            np.testing.assert_array_equal(result, first)
+
+
+def test_tiles_are_as_low_as_the_channels_of_pixelcnn_and_fill_the_gpu():
+    pixels = 16 * 28 * 28
+    assert [quickest(cuda.TILES, outs, pixels, 1, 132).rows for outs in (1, 8, 16, 32, 64)] == [8, 8, 16, 32, 64]
+    assert quickest(cuda.TILES, 256, 64 * 4 * 4, 1, 132).rows < 64
+    for rows, columns in (16, 32), (16, 384), (32, 16), (64, 64):
+        tile, parts, size = cuda._split(rows, columns, 1, 8 * pixels, 132)
+        assert tile.rows == rows
+        assert parts * np.prod(tile.count(rows, columns)) * tile.warps >= 4 * 132
+        assert (parts - 1) * size < 8 * pixels <= parts * size
 
 
 @needs_compiler

@@ -69,6 +69,22 @@ def test_cuda_equals_reference(**sizes):
         assert_close(results(cuda, *arrays, mask), arrays, mask, sizes["dtype"])
 
 
+@needs_compiler
+@BOTH_DTYPES
+@pytest.mark.parametrize(("B", "inputs", "outputs"), [(64, 64, 64), (17, 33, 65), (65, 8, 130), (16, 129, 9)])
+def test_every_tile_on_the_gpu_gives_the_same_bits(B, inputs, outputs, dtype, monkeypatch):
+    *arrays, mask = layer(B, inputs, outputs, 40, False, dtype, "contiguous", 2)
+    found = []
+    for tile in cuda.TILES:
+        monkeypatch.setattr(cuda, "TILES", (tile,))
+        with cuda_on_cpu():
+            found.append(results(cuda, *arrays, mask))
+    assert_close(found[0], arrays, mask, dtype)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @BOTH_DTYPES
 def test_training_size(dtype):
     *arrays, _ = layer(100, 784, 500, 1, False, dtype, "contiguous", 0)

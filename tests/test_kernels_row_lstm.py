@@ -4,7 +4,7 @@ import numpy as np
 import pixel_loop
 import pytest
 from comparing import dtypes, seeds
-from cuda_shim import cuda_on_cpu, needs_compiler
+from cuda_shim import SHARED, cuda_on_cpu, needs_compiler
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pixel_loop import assert_close, both_ways
@@ -87,19 +87,20 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, k, m
 @given(
     seed=seeds,
     N=st.integers(0, 3),
-    C=st.integers(1, 5),
-    h=st.sampled_from([1, 5, 33, 70]),
+    C=st.sampled_from([1, 5, 33]),
+    h=st.sampled_from([1, 5, 16, 33, 70]),
     H=st.integers(1, 5),
     W=st.integers(1, 6),
     k=widths,
     m=st.integers(1, 3),
     dtype=dtypes,
+    shared_memory=st.sampled_from([SHARED, 100]),  # enough, and too little
 )
-@example(seed=0, N=1, C=1, h=2, H=2, W=35, k=3, m=2, dtype=np.float64)
+@example(seed=0, N=1, C=1, h=2, H=2, W=35, k=3, m=2, dtype=np.float64, shared_memory=SHARED)
 @settings(max_examples=15, deadline=None)
-def test_cuda_equals_reference(seed, N, C, h, H, W, k, m, dtype):
+def test_cuda_equals_reference(seed, N, C, h, H, W, k, m, dtype, shared_memory):
     *arguments, g = case(seed, N, C, h, H, W, k, m, dtype)
-    with cuda_on_cpu(seed=seed):
+    with cuda_on_cpu(seed=seed, shared_memory=shared_memory):
         got = both_ways(cuda, arguments, g)
         if H * W <= 30:
             assert_close([walk(*arguments, cuda.step)], got[:1], dtype)

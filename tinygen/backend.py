@@ -81,3 +81,21 @@ def gpu(device: str) -> Any:
     if colon and int(number) >= cuda.runtime.getDeviceCount():
         raise RuntimeError(f"device {device!r} is not here: the last one is 'cuda:{cuda.runtime.getDeviceCount() - 1}'")
     return cuda.Device(int(number or 0))
+
+
+def describe_gpu(device: str) -> dict[str, Any]:
+    """What the GPU of the name `"cuda"` or `"cuda:N"` is; raises as `to_device` does.
+
+    name, compute_capability, multiprocessors, memory_bytes, and the CUDA versions of driver and library, as 1000 major + 10
+    minor.
+    """
+    runtime, number = load_cupy().cuda.runtime, gpu(device).id
+    properties = runtime.getDeviceProperties(number)
+    return {
+        "name": properties["name"].decode(),
+        "compute_capability": gpu(device).compute_capability,
+        "multiprocessors": properties["multiProcessorCount"],
+        "memory_bytes": properties["totalGlobalMem"],
+        "cuda_driver": runtime.driverGetVersion(),
+        "cuda_runtime": runtime.runtimeGetVersion(),
+    }

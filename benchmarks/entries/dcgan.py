@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from benchmarks import device
+from benchmarks.attempts import Attempts
 from benchmarks.entries.nade import digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.models import Recipe
@@ -24,10 +25,10 @@ Make = Callable[..., tuple[Callable[[], dict[str, float]], Callable[[], dict[str
 def dcgan(quick: bool) -> Iterator[Case]:
     """A step of DCGAN with Adam on 28 x 28 digits, 64 and 128 channels, batch 128."""
     channels, batch = ((2, 3), 3) if quick else ((64, 128), 128)
-    yield _case(channels, digits(batch, 784))
+    yield _case(quick, channels, digits(batch, 784))
 
 
-def _case(channels: Sequence[int], x: np.ndarray) -> Case:
+def _case(quick: bool, channels: Sequence[int], x: np.ndarray) -> Case:
     model = _model(channels)
     state = model.state_dict()
     makers: dict[str, tuple[Make, str]] = {
@@ -39,6 +40,8 @@ def _case(channels: Sequence[int], x: np.ndarray) -> Case:
         Side(name, role, make(channels, state, x)[0], partial(_after, make, channels, state, x))
         for name, (make, role) in makers.items()
     ]
+    attempts, graph = Attempts(quick), partial(_torch, graph=True)
+    attempts.add_on_gpu("PyTorch: CUDA graph", lambda: graph(channels, state, x)[0], partial(_after, graph, channels, state, x))
     places = [(28 >> k) ** 2 for k in (1, 2)]  # outputs of D's convolutions, inputs of G's
     maps = [16 * a * b * n for (a, b), n in zip(pairwise((1, *channels)), places)]
     project, logit = LATENT * channels[1] * places[1], channels[1] * places[1]
@@ -48,7 +51,7 @@ def _case(channels: Sequence[int], x: np.ndarray) -> Case:
     weights = sum(parameter.size for parameter in model.parameters())
     return Case(
         "dcgan",
-        tuple(sides),
+        (*sides, *attempts.sides),
         exact=partial(_after, partial(_torch, dtype="float64"), channels, state, x),
         tolerance=5e-3,  # Adam divides by the gradients' magnitude, small ones of which are mostly rounding error
         work=Work(
@@ -63,6 +66,7 @@ def _case(channels: Sequence[int], x: np.ndarray) -> Case:
             "dtype": "float32",
             "data": "mnist5k, threshold",
         },
+        notes=attempts.notes,
     )
 
 
@@ -84,22 +88,29 @@ def _tinygen(channels: Sequence[int], state: dict, x: np.ndarray):
         figures = model.train_step(x, optimizers, rng)
         return {name: figures[name] for name in ("d_loss", "g_loss")}
 
-    return step, lambda: {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    return step, lambda: dict(model.named_parameters())
 
 
-def _torch(channels: Sequence[int], state: dict, x: np.ndarray, dtype: str = "float32", channels_last: bool = False):
+def _torch(
+    channels: Sequence[int],
+    state: dict,
+    x: np.ndarray,
+    dtype: str = "float32",
+    channels_last: bool = False,
+    graph: bool = False,
+):
     import torch
 
     from benchmarks.entries import dcgan_torch
 
     layout = {"memory_format": torch.channels_last} if channels_last else {}
     model = dcgan_torch.DCGAN(LATENT, 28, channels)
-    model.load_state_dict({name.replace("double", "enlarge"): torch.tensor(array) for name, array in state.items()})
-    model.to(getattr(torch, dtype), **layout)
-    images = torch.tensor(2 * x - 1, dtype=getattr(torch, dtype)).view(-1, 1, 28, 28).contiguous(**layout)
-    step = dcgan_torch.stepper(model, images, np.random.default_rng(0), lr=LR, **OPTIONS)
+    model.load_state_dict({name.replace("double", "enlarge"): device.theirs(array) for name, array in state.items()})
+    device.moved(model).to(getattr(torch, dtype), **layout)
+    images = device.theirs(2 * x - 1, dtype=getattr(torch, dtype)).view(-1, 1, 28, 28).contiguous(**layout)
+    step = dcgan_torch.stepper(model, images, np.random.default_rng(0), graph, lr=LR, **OPTIONS)
     weights = {name.replace("enlarge", "double"): parameter.detach() for name, parameter in model.named_parameters()}
-    return step, lambda: {name: weight.numpy() for name, weight in weights.items()}
+    return step, lambda: weights
 
 
 def _model(channels: Sequence[int]) -> DCGAN:

@@ -1,12 +1,15 @@
 """DCGAN in PyTorch: the networks, with our names (but for `double`, which torch.nn.Module takes itself), and the step."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu, softplus
+
+from benchmarks.attempts import captured
 
 
 class Norm(nn.BatchNorm2d):
@@ -60,12 +63,18 @@ class DCGAN(nn.Module):
         self.D = discriminator(side, channels)
 
 
-def stepper(model: DCGAN, images: Tensor, rng: np.random.Generator, **options: object) -> Callable[[], dict[str, float]]:
-    """A function that makes one move of D and one of G, by fused Adam with these options, and returns the two losses."""
-    optimizers = {name: torch.optim.Adam(getattr(model, name).parameters(), fused=True, **options) for name in "DG"}
+def stepper(
+    model: DCGAN, images: Tensor, rng: np.random.Generator, graph: bool, **options: object
+) -> Callable[[], dict[str, float]]:
+    """A function that makes one move of D and one of G, by fused Adam with these options, and returns the two losses.
 
-    def step() -> dict[str, float]:
-        z = torch.from_numpy(rng.uniform(-1, 1, (len(images), model.latent))).to(images.dtype)
+    With `graph` both moves are one CUDA graph.
+    """
+    adam = partial(torch.optim.Adam, fused=True, capturable=graph, **options)
+    optimizers = {name: adam(getattr(model, name).parameters()) for name in "DG"}
+    z = images.new_zeros(len(images), model.latent)
+
+    def move() -> dict[str, Tensor]:
         fake = model.G(z)
         optimizers["D"].zero_grad()
         d_loss = softplus(-model.D(images)).mean() + softplus(model.D(fake.detach())).mean()
@@ -77,6 +86,12 @@ def stepper(model: DCGAN, images: Tensor, rng: np.random.Generator, **options: o
         g_loss.backward()
         optimizers["G"].step()
         model.D.requires_grad_(True)
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item()}
+        return {"d_loss": d_loss.detach(), "g_loss": g_loss.detach()}
+
+    moved = captured(move, *optimizers.values()) if graph else move
+
+    def step() -> dict[str, float]:
+        z.copy_(torch.from_numpy(rng.uniform(-1, 1, z.shape)))
+        return {name: loss.item() for name, loss in moved().items()}
 
     return step

@@ -1,12 +1,14 @@
 """The plain LSTM layer (Hochreiter and Schmidhuber 1997): all gradients, the rows of digits read as a sequence."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import tinygen
 from benchmarks import device
+from benchmarks.attempts import Attempts, captured, compiled
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 
 
@@ -21,20 +23,27 @@ def lstm(quick: bool) -> Iterator[Case]:
         shapes = (4 * hidden, width), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)
         parameters = [(rng.uniform(-1, 1, shape) / np.sqrt(hidden)).astype(np.float32) for shape in shapes]
         names = [f"{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        yield _case(x, g, dict(zip(names, parameters)))
+        yield _case(quick, x, g, dict(zip(names, parameters)))
 
 
-def _case(x: np.ndarray, g: np.ndarray, parameters: dict[str, np.ndarray]) -> Case:
+def _case(quick: bool, x: np.ndarray, g: np.ndarray, parameters: dict[str, np.ndarray]) -> Case:
     cells, width, hidden = x.shape[0] * x.shape[1], x.shape[2], g.shape[2]
     read = sum(array.size for array in (x, *parameters.values()))
+    attempts = Attempts(quick)
+    attempts.add_on_gpu("PyTorch: a loop of LSTM cells, CUDA graph", lambda: captured(_torch(_loop, x, g, parameters)))
+    attempts.add_on_gpu(
+        "PyTorch: a loop of LSTM cells, step compiled",
+        lambda: _torch(partial(_loop, step=compiled(_step)), x, g, parameters),
+    )
     return Case(
         f"lstm h={hidden}",
         sides=(
             Side("tinygen", "ours", _tinygen(x, g, parameters)),
             Side("PyTorch: nn.LSTM", "theirs", _torch(_whole, x, g, parameters)),
             Side("PyTorch: a loop of LSTM cells", "theirs", _torch(_loop, x, g, parameters)),
+            *attempts.sides,
         ),
-        exact=lambda: {name: device.on_host(value) for name, value in _torch(_loop, x, g, parameters, "float64")().items()},
+        exact=lambda: _torch(_loop, x, g, parameters, "float64")(),
         tolerance=2e-5,
         work=Work(
             flops=3 * 2 * cells * (width + hidden) * 4 * hidden,  # forward, gradient of what is read, gradient of the weights
@@ -42,6 +51,7 @@ def _case(x: np.ndarray, g: np.ndarray, parameters: dict[str, np.ndarray]) -> Ca
             transcendentals={"sigmoid": 3 * cells * hidden, "tanh": 2 * cells * hidden},
         ),
         settings={"T": x.shape[0], "batch": x.shape[1], "in": width, "h": hidden, "dtype": "float32"},
+        notes=attempts.notes,
     )
 
 
@@ -71,12 +81,12 @@ def _torch(
 ) -> Callable[[], Results]:
     import torch
 
-    layer = torch.nn.LSTM(x.shape[2], g.shape[2], dtype=getattr(torch, dtype))
+    layer = device.moved(torch.nn.LSTM(x.shape[2], g.shape[2], dtype=getattr(torch, dtype)))
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            parameter.copy_(torch.tensor(parameters[name]))
-    tensors = {"x": torch.tensor(x, dtype=getattr(torch, dtype), requires_grad=True)} | dict(layer.named_parameters())
-    cotangent = torch.tensor(g, dtype=getattr(torch, dtype))
+            parameter.copy_(device.theirs(parameters[name]))
+    tensors = {"x": device.theirs(x, dtype=getattr(torch, dtype), requires_grad=True)} | dict(layer.named_parameters())
+    cotangent = device.theirs(g, dtype=getattr(torch, dtype))
 
     def run() -> Results:
         for tensor in tensors.values():
@@ -92,7 +102,13 @@ def _whole(layer: Any, x: Any) -> Any:
     return layer(x)[0]
 
 
-def _loop(layer: Any, x: Any) -> Any:
+def _step(gates: Any, hidden: Any, cell: Any, weight: Any) -> tuple[Any, Any]:
+    from benchmarks.entries.image_lstm_torch import gated
+
+    return gated(gates + hidden @ weight.T, cell, 1)
+
+
+def _loop(layer: Any, x: Any, step: Callable = _step) -> Any:
     """The equations as they stand: the inputs' part for all steps at once, then step by step."""
     import torch
 
@@ -100,8 +116,6 @@ def _loop(layer: Any, x: Any) -> Any:
     hidden = cell = x.new_zeros(x.shape[1], layer.hidden_size)
     states = []
     for gates in inputs.unbind():
-        i, f, g, o = (gates + hidden @ layer.weight_hh_l0.T).chunk(4, 1)
-        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        hidden, cell = step(gates, hidden, cell, layer.weight_hh_l0)
         states.append(hidden)
     return torch.stack(states)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import device
+from benchmarks.attempts import Attempts, captured
 from benchmarks.entries.nade import MARGIN, digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import no_grad, optim
@@ -27,7 +28,7 @@ State = dict[str, np.ndarray]
 def made(quick: bool) -> Iterator[Case]:
     """A step of MADE with Adam: 784-500-500-784, batch 100, raster order."""
     sizes, batch = ((32, 10, 12), 3) if quick else ((784, 500, 500), 100)
-    yield _step_case(sizes, digits(batch, sizes[0]))
+    yield _step_case(quick, sizes, digits(batch, sizes[0]))
 
 
 @benchmark(name="made-sample")
@@ -40,7 +41,7 @@ def made_sample(quick: bool) -> Iterator[Case]:
 # ---- A training step ----
 
 
-def _step_case(sizes: Sequence[int], x: np.ndarray) -> Case:
+def _step_case(quick: bool, sizes: Sequence[int], x: np.ndarray) -> Case:
     from benchmarks.entries import made_torch
 
     model = _model(sizes)
@@ -51,11 +52,19 @@ def _step_case(sizes: Sequence[int], x: np.ndarray) -> Case:
         Side(name, role, make(sizes, state, masks, x)[0], partial(_after, make, sizes, state, masks, x))
         for name, (make, role) in makers.items()
     ]
+    attempts = Attempts(quick)
+    for name in ("PyTorch: weight * mask", "PyTorch: weights kept masked"):
+        graph = partial(_torch, made_torch.FORMULATIONS[name], graph=True)
+        attempts.add_on_gpu(
+            f"{name}, CUDA graph",
+            lambda graph=graph: graph(sizes, state, masks, x)[0],
+            partial(_after, graph, sizes, state, masks, x),
+        )
     weights, products = sum(array.size for array in state.values()), [float(mask.sum()) for mask in masks]
     wide = {name: array.astype(np.float64) for name, array in state.items()}
     return Case(
         "made",
-        tuple(sides),
+        (*sides, *attempts.sides),
         exact=partial(_after, _numpy, sizes, wide, masks, x.astype(np.float64)),
         tolerance=2e-3,  # Adam divides by the gradients' magnitude, small ones of which are mostly rounding error
         work=Work(
@@ -64,6 +73,7 @@ def _step_case(sizes: Sequence[int], x: np.ndarray) -> Case:
             transcendentals={"softplus": x.size, "sigmoid": x.size},
         ),
         settings={"layers": [*sizes, sizes[0]], "batch": len(x), "dtype": "float32", "data": "mnist5k, threshold"},
+        notes=attempts.notes,
     )
 
 
@@ -73,7 +83,7 @@ def _after(make: Callable, *arguments: Any) -> Results:
     step, parameters = make(*arguments)
     for _ in range(STEPS):
         loss = step()
-    found = {name: np.asarray(array) for name, array in parameters().items()}
+    found = {name: device.on_host(array) for name, array in parameters().items()}
     return {"loss": loss} | {name: array * masks.get(name, 1) for name, array in found.items()}
 
 
@@ -89,28 +99,32 @@ def _tinygen(sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x:
     return lambda: model.train_step(x, optimizers, rng)["loss"], lambda: _state(model)
 
 
-def _torch(layer: Callable, sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray):
+def _torch(
+    layer: Callable, sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray, graph: bool = False
+) -> tuple[Callable, Callable]:
     import torch
 
     from benchmarks.entries import made_torch
 
     counts = dict(zip(_weights(state), masks))  # a formulation may rely on zeros where the mask is
     masked = {name: np.where(counts.get(name, True), array, 0) for name, array in state.items()}
-    parameters = {name: torch.tensor(array, dtype=torch.float32, requires_grad=True) for name, array in masked.items()}
-    layers = [layer(torch.tensor(mask, dtype=torch.float32)) for mask in masks]
-    optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, fused=True)
-    target = torch.tensor(x)
+    parameters = {name: device.theirs(array, dtype=torch.float32, requires_grad=True) for name, array in masked.items()}
+    layers = [layer(device.theirs(mask, dtype=torch.float32)) for mask in masks]
+    optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, fused=True, capturable=graph)
+    target = device.theirs(x)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         logits = made_torch.logits(target, list(parameters.values()), layers)
         nats = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         loss = nats / len(target)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
-    return step, lambda: {name: parameter.detach() for name, parameter in parameters.items()}
+    if graph:
+        step = captured(step, optimizer)
+    return lambda: step().item(), lambda: {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def _numpy(sizes: Sequence[int], state: State, masks: Sequence[np.ndarray], x: np.ndarray) -> tuple[Callable, Callable]:
@@ -157,8 +171,8 @@ def _sample_case(count: int, sizes: Sequence[int]) -> Case:
     nothing = np.zeros_like(uniforms)
     put = device.ours
     given = put(nothing), 0, put(uniforms), [put(w) for w in weights], [put(b) for b in biases], degrees
-    tensors = [torch.tensor(array) for pair in zip(weights, biases) for array in pair]
-    target, zeros_and_ones = torch.tensor(uniforms), [torch.tensor(mask, dtype=torch.float32) for mask in masks]
+    tensors = [device.theirs(array) for pair in zip(weights, biases) for array in pair]
+    target, zeros_and_ones = device.theirs(uniforms), [device.theirs(mask, dtype=torch.float32) for mask in masks]
     layers = [made_torch.usual(mask) for mask in zeros_and_ones]
     incremental = made_torch.incremental_sampler(zeros_and_ones)
     hidden = sum(sizes[1:])
@@ -206,13 +220,15 @@ def _uniforms_and_draws(count: int, weights: list, biases: list, degrees: list) 
     drawn = np.zeros_like(uniforms)
     masked = [w * reference.mask_of(a, b, False) for w, a, b in zip(weights, degrees, degrees[1:])]
     masked.append(weights[-1] * reference.mask_of(degrees[-1], degrees[0], True))
+    first = np.tile(biases[0], (count, 1))
     for d, u in enumerate(uniforms.T):
-        h = drawn
-        for weight, bias in zip(masked[:-1], biases):
+        h = np.maximum(first, 0)
+        for weight, bias in zip(masked[1:-1], biases[1:]):
             h = np.maximum(h @ weight.T + bias, 0)
         p = 1 / (1 + np.exp(-(h @ masked[-1][d] + biases[-1][d])))
         drawn[:, d] = u < p
         uniforms[:, d] = np.where(u < p, np.minimum(u, p - MARGIN), np.maximum(u, p + MARGIN))
+        first += drawn[:, d : d + 1] * masked[0][:, d]
     return uniforms.astype(np.float32), drawn
 
 

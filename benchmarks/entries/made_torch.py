@@ -94,7 +94,7 @@ def incremental_sampler(masks: Sequence[Tensor]) -> Callable[[Tensor, Sequence[T
     sizes = [mask.shape[1] for mask in masks]
     ready = []  # for each hidden layer: how many of its units can be computed from so many known inputs
     for mask, size in zip(masks[:-1], sizes):
-        ready.append(torch.searchsorted(mask.sum(1).long(), torch.arange(size + 1), right=True).tolist())
+        ready.append(torch.searchsorted(mask.sum(1).long(), torch.arange(size + 1, device=mask.device), right=True).tolist())
 
     def sample(uniforms: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():

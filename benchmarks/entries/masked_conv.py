@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 
 import tinygen
-from benchmarks.device import ours
+from benchmarks.attempts import Attempts, captured, compiled
+from benchmarks.device import on_gpu, ours
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.backend import module_of
 from tinygen.kernels import masked_conv as kernel
@@ -18,40 +19,59 @@ Shape = tuple[int, int, int]  # channels, outputs, k
 
 LAYERS: dict[str, list[Shape]] = {
     "7 x 7 mask A": [(1, 64, 7)],
+    "7 x 7 mask B": [(16, 16, 7)],  # on which the model of h = 16 spends most
     "3 x 3 mask B": [(32, 32, 3)],
     "1 x 1": [(64, 32, 1)],
     "residual block": [(64, 32, 1), (32, 32, 3), (32, 64, 1)],
 }
+LARGE = ("7 x 7 mask B", "residual block")  # with 128 images as well on a GPU, most of which 16 leave idle
 MARGIN = 1e-3  # between a uniform number and the probability it is compared with: a rounding error changes no pixel
 
 
 @benchmark(name="masked-conv")
 def masked_conv(quick: bool) -> Iterator[Case]:
-    """PixelCNN's layers and its residual block with all gradients: 28 x 28, batch 16, h = 32."""
+    """PixelCNN's layers and its residual block with all gradients: 28 x 28, batch 16, h = 32 and 16; on a GPU batch 128 too."""
+    batch = 2 if quick else 16
+    for name in LAYERS:
+        yield _case(name, batch, quick)
+    for name in LARGE if on_gpu() and not quick else ():
+        yield _case(name, 128, quick)
+
+
+def _case(name: str, batch: int, quick: bool) -> Case:
     from benchmarks.entries import masked_conv_torch as theirs
 
-    batch, side = (2, 5) if quick else (16, 28)
-    for name, shapes in LAYERS.items():
-        rng = np.random.default_rng(0)
-        layers = [_layer(rng, *shape, rectified=len(shapes) > 1) for shape in shapes]
-        x, g = (rng.standard_normal((batch, n, side, side)).astype(np.float32) for n in (shapes[0][0], shapes[-1][1]))
-        passes = 2 if layers[0].centre is None else 3  # the gradient of the image is not wanted
-        yield Case(
-            f"masked-conv {name}",
-            sides=(
-                Side("tinygen", "ours", _tinygen(layers, x, g)),
-                Side("PyTorch: conv2d, weight * mask", "theirs", theirs.gradients(layers, x, g)),
-                Side("PyTorch: the same, channels last", "theirs", theirs.gradients(layers, x, g, channels_last=True)),
-                Side("reference (NumPy)", "reference", partial(_reference, layers, x, g)),
-            ),
-            exact=partial(_reference, _in_double(layers), x.astype(np.float64), g.astype(np.float64)),
-            tolerance=2e-5,
-            work=Work(
-                flops=passes * 2 * batch * side * side * _products(layers),
-                bytes=4 * 2 * (x.size + g.size + sum(layer.weight.size for layer in layers)),
-            ),
-            settings={"images": f"{side} x {side}", "batch": batch, "channels": _widths(shapes), "dtype": "float32"},
-        )
+    side, shapes, rng = 5 if quick else 28, LAYERS[name], np.random.default_rng(0)
+    layers = [_layer(rng, *shape, rectified=len(shapes) > 1) for shape in shapes]
+    # More than 16 images are those 16 again: among so many inputs of a ReLU some would be so close to 0 that rounding decides.
+    count = min(batch, 16)
+    x = np.tile(rng.standard_normal((count, shapes[0][0], side, side)).astype(np.float32), (batch // count, 1, 1, 1))
+    g = rng.standard_normal((batch, shapes[-1][1], side, side)).astype(np.float32)
+    passes = 2 if layers[0].centre is None else 3  # the gradient of the image is not wanted
+    attempts, usual = Attempts(quick), "PyTorch: conv2d, weight * mask"
+    if name in LARGE:
+        attempts.add_on_gpu(f"{usual}, CUDA graph", lambda: captured(theirs.gradients(layers, x, g)))
+        attempts.add_on_gpu(f"{usual}, compiled", lambda: theirs.gradients(layers, x, g, transform=compiled))
+    wide = _in_double(layers), x.astype(np.float64), g.astype(np.float64)
+    return Case(
+        f"masked-conv {name}" + (f", batch {batch}" if batch == 128 else ""),
+        sides=(
+            Side("tinygen", "ours", _tinygen(layers, x, g)),
+            Side(usual, "theirs", theirs.gradients(layers, x, g)),
+            Side("PyTorch: the same, channels last", "theirs", theirs.gradients(layers, x, g, channels_last=True)),
+            *attempts.sides,
+            Side("reference (NumPy)", "reference", partial(_reference, layers, x, g)),
+        ),
+        # The reference takes too long for the large batch; at batch 16 it is compared with PyTorch too.
+        exact=partial(_reference, *wide) if batch < 128 else theirs.gradients(*wide),
+        tolerance=2e-5,
+        work=Work(
+            flops=passes * 2 * batch * side * side * _products(layers),
+            bytes=4 * 2 * (x.size + g.size + sum(layer.weight.size for layer in layers)),
+        ),
+        settings={"images": f"{side} x {side}", "batch": batch, "channels": _widths(shapes), "dtype": "float32"},
+        notes=attempts.notes if name in LARGE else (),
+    )
 
 
 @benchmark(name="pixelcnn-sample")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from benchmarks.device import theirs
 from benchmarks.registry import Results
 from tinygen.kernels.masked_conv import Layer
 
@@ -16,9 +17,9 @@ def mask(layer: Layer) -> Tensor | None:
     k = layer.weight.shape[2]
     if k == 1:
         return None
-    taps = torch.zeros(k * k)
+    taps = np.zeros(k * k, layer.weight.dtype)
     taps[: k * k // 2 + (layer.centre is not None)] = 1
-    return taps.reshape(1, 1, k, k)
+    return theirs(taps.reshape(1, 1, k, k))
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, taps: Tensor | None) -> Tensor:
@@ -26,24 +27,37 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, taps: Tensor | None) -> Te
     return conv2d(x, weight if taps is None else weight * taps, bias, padding=weight.shape[2] // 2)
 
 
-def gradients(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray, channels_last: bool = False) -> Callable[[], Results]:
-    """A run of the layers, or of the residual block that layers which rectify are, and of its gradients."""
+def gradients(
+    layers: Sequence[Layer],
+    x: np.ndarray,
+    g: np.ndarray,
+    channels_last: bool = False,
+    transform: Callable[[Callable], Callable] = lambda forward: forward,
+) -> Callable[[], Results]:
+    """A run of the layers, or of the residual block that layers which rectify are, and of its gradients.
+
+    `transform` takes the function of the image and all parameters that is run, and may compile it.
+    """
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    image = torch.tensor(x).contiguous(memory_format=memory).requires_grad_(layers[0].centre is not None)
-    cotangent = torch.tensor(g).contiguous(memory_format=memory)
+    image = theirs(x).contiguous(memory_format=memory).requires_grad_(layers[0].centre is not None)
+    cotangent = theirs(g).contiguous(memory_format=memory)
     parameters = [
-        (torch.tensor(l.weight).contiguous(memory_format=memory).requires_grad_(), torch.tensor(l.bias, requires_grad=True))
-        for l in layers
+        (theirs(l.weight).contiguous(memory_format=memory).requires_grad_(), theirs(l.bias, requires_grad=True)) for l in layers
     ]
-    masks = [mask(layer) for layer in layers]
+    flat = [tensor for pair in parameters for tensor in pair]
+    masks, rectified = [mask(layer) for layer in layers], [layer.rectified for layer in layers]
+
+    @transform
+    def forward(image: Tensor, *flat: Tensor) -> Tensor:
+        y = image
+        for rectify, weight, bias, taps in zip(rectified, flat[::2], flat[1::2], masks):
+            y = convolve(torch.relu(y) if rectify else y, weight, bias, taps)
+        return y + image if rectified[0] else y
 
     def run() -> Results:
-        for tensor in (image, *(tensor for pair in parameters for tensor in pair)):
+        for tensor in (image, *flat):
             tensor.grad = None
-        y = image
-        for layer, (weight, bias), taps in zip(layers, parameters, masks):
-            y = convolve(torch.relu(y) if layer.rectified else y, weight, bias, taps)
-        y = y + image if layers[0].rectified else y
+        y = forward(image, *flat)
         y.backward(cotangent)
         results = {"y": y.detach()} | ({} if image.grad is None else {"gradient x": image.grad})
         for index, (weight, bias) in enumerate(parameters):
@@ -56,9 +70,9 @@ def gradients(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray, channels_la
 def naive_sampler(layers: Sequence[Layer], uniforms: np.ndarray, count: int) -> Callable[[], Results]:
     """The first `count` pixels of images (N, H, W), a full pass for each; weights are masked once, beforehand."""
     masks = [mask(layer) for layer in layers]
-    weights = [torch.tensor(l.weight) * (1 if taps is None else taps) for l, taps in zip(layers, masks)]
-    biases = [torch.tensor(layer.bias) for layer in layers]
-    thresholds = torch.tensor(uniforms)
+    weights = [theirs(l.weight) * (1 if taps is None else taps) for l, taps in zip(layers, masks)]
+    biases = [theirs(layer.bias) for layer in layers]
+    thresholds = theirs(uniforms)
 
     @torch.inference_mode()
     def run() -> Results:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 import tinygen
-from benchmarks.device import ours
+from benchmarks.attempts import Attempts, captured
+from benchmarks.device import on_gpu, ours, theirs
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import data
 from tinygen.kernels import nade as kernel
@@ -33,14 +34,17 @@ def nade(quick: bool) -> Iterator[Case]:
         "PyTorch: distinct states": nade_torch.distinct_states,
     }
     sides = [Side(name, "theirs", _torch_loss(formulation, x, arrays)) for name, formulation in formulations.items()]
-    compiled, notes = _compiled(lambda: _torch_loss(nade_torch.compiled_blocks(), x, arrays), quick)
-    sides += [Side("PyTorch: compiled blocks", "theirs", run) for run in compiled]
+    attempts = Attempts(quick)
+    attempts.add("PyTorch: compiled blocks", lambda: _torch_loss(nade_torch.compiled_blocks(_unrolled()), x, arrays))
+    for name in ("PyTorch: loop over unbound rows", "PyTorch: triangular products"):
+        attempts.add_on_gpu(f"{name}, CUDA graph", lambda name=name: captured(_torch_loss(formulations[name], x, arrays)))
     ones = float(x.sum())
     yield Case(
         "nade",
         sides=(
             Side("tinygen", "ours", _tinygen_loss(x, arrays)),
             *sides,
+            *attempts.sides,
             Side("reference (NumPy)", "reference", lambda: _loss_and_gradients(reference, x, *arrays.values())),
         ),
         exact=lambda: _loss_and_gradients(reference, *(array.astype(np.float64) for array in (x, *arrays.values()))),
@@ -52,8 +56,13 @@ def nade(quick: bool) -> Iterator[Case]:
             transcendentals={"sigmoid": (batch + ones) * hidden + x.size, "softplus": x.size},
         ),
         settings=_settings(batch, pixels, hidden) | {"ones_per_image": ones / batch, "data": "mnist5k, threshold"},
-        notes=notes,
+        notes=attempts.notes,
     )
+
+
+def _unrolled() -> int:
+    """Pixels that torch.compile unrolls: what is best on the CPU would take a GPU's compiler too long."""
+    return 8 if on_gpu() else 16
 
 
 @benchmark(name="nade-sample")
@@ -72,7 +81,9 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
     pixels, hidden = arrays["V"].shape
     uniforms, drawn = _uniforms_and_draws(count, arrays)
     here = [ours(array) for array in (np.zeros_like(uniforms), uniforms, *arrays.values())]
-    compiled, notes = _compiled(lambda: _torch_sample(nade_torch.compiled_sampler(), uniforms, arrays), quick)
+    attempts = Attempts(quick)
+    attempts.add("PyTorch: compiled blocks", lambda: _torch_sample(nade_torch.compiled_sampler(_unrolled()), uniforms, arrays))
+    attempts.add_on_gpu("PyTorch: loop, CUDA graph", lambda: captured(_torch_sample(nade_torch.sample_loop, uniforms, arrays)))
 
     def sample(module: ModuleType) -> Results:
         return {"x": module.complete(here[0], 0, *here[1:])}
@@ -83,7 +94,7 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
             Side("tinygen", "ours", lambda: sample(kernel)),
             Side("tinygen: a whole pass per pixel", "reference", lambda: {"x": _whole_passes(uniforms, arrays)}),
             Side("PyTorch: loop", "theirs", _torch_sample(nade_torch.sample_loop, uniforms, arrays)),
-            *(Side("PyTorch: compiled blocks", "theirs", run) for run in compiled),
+            *attempts.sides,
             Side("reference (NumPy)", "reference", lambda: sample(reference)),
         ),
         exact=lambda: {"x": drawn},
@@ -94,7 +105,7 @@ def _sample_case(count: int, arrays: dict[str, np.ndarray], quick: bool) -> Case
             transcendentals={"sigmoid": (count + drawn.sum()) * hidden + drawn.size},
         ),
         settings=_settings(count, pixels, hidden) | {"ones_per_image": float(drawn.sum() / count)},
-        notes=notes,
+        notes=attempts.notes,
     )
 
 
@@ -143,7 +154,7 @@ def _tinygen_loss(x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], 
             tensor.grad = None
         loss = -nade_log_prob(x, *tensors).mean()
         loss.backward()
-        return _named(loss.item(), (tensor.grad for tensor in tensors))
+        return _named(loss.detach(), (tensor.grad for tensor in tensors))
 
     return run
 
@@ -151,8 +162,8 @@ def _tinygen_loss(x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], 
 def _torch_loss(logits: Callable, x: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
     import torch
 
-    tensors = [torch.tensor(array, requires_grad=True) for array in arrays.values()]
-    target = torch.tensor(x)
+    tensors = [theirs(array, requires_grad=True) for array in arrays.values()]
+    target = theirs(x)
 
     def run() -> Results:
         for tensor in tensors:
@@ -160,28 +171,14 @@ def _torch_loss(logits: Callable, x: np.ndarray, arrays: dict[str, np.ndarray]) 
         nats = torch.nn.functional.binary_cross_entropy_with_logits(logits(target, *tensors), target, reduction="sum")
         loss = nats / len(target)
         loss.backward()
-        return _named(loss.item(), (tensor.grad for tensor in tensors))
+        return _named(loss.detach(), (tensor.grad for tensor in tensors))
 
     return run
 
 
 def _torch_sample(sampler: Callable, uniforms: np.ndarray, arrays: dict[str, np.ndarray]) -> Callable[[], Results]:
-    import torch
-
-    tensors = [torch.tensor(array) for array in (*arrays.values(), uniforms)]
+    tensors = [theirs(array) for array in (*arrays.values(), uniforms)]
     return lambda: {"x": sampler(*tensors)}
-
-
-def _compiled(make: Callable[[], Callable], quick: bool) -> tuple[list[Callable], tuple[str, ...]]:
-    """The side made with torch.compile, if it works here, and otherwise a note that says why it does not."""
-    if quick:
-        return [], ("torch.compile is left out: it takes half a minute",)
-    try:
-        run = make()
-        run()
-    except Exception as error:  # whatever compiler is missing or broken, the other sides are still worth measuring
-        return [], (f"torch.compile is left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}",)
-    return [run], ()
 
 
 def _uniforms_and_draws(count: int, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

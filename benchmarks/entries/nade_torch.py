@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.attempts import compiled
+
 
 def usual_loop(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The equations as they stand. The gradient of each `W[d]` is a (D, H) array of zeros with one row filled."""
@@ -46,7 +48,7 @@ def cumulative_sums(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, block
 def triangular_products(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, block: int = 8) -> Tensor:
     """The running sum as a product of W with x under a strictly triangular mask; (h * v).sum is faster than einsum."""
     a = c.expand(len(x), -1)
-    mask = torch.ones(block, block, dtype=x.dtype).tril(-1)
+    mask = torch.ones(block, block, dtype=x.dtype, device=x.device).tril(-1)
     logits = []
     for columns, w, v in zip(x.split(block, 1), W.split(block), V.split(block)):
         n = len(w)
@@ -56,10 +58,10 @@ def triangular_products(x: Tensor, W: Tensor, V: Tensor, b: Tensor, c: Tensor, b
     return torch.cat(logits, 1) + b
 
 
-def compiled_blocks(block: int = 16) -> Callable[..., Tensor]:
+def compiled_blocks(block: int) -> Callable[..., Tensor]:
     """The loop over the pixels of one block, unrolled and fused by torch.compile. Needs a C++ compiler when called."""
 
-    @torch.compile
+    @compiled
     def pixels(a: Tensor, columns: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         logits = []
         for k in range(len(w)):
@@ -130,13 +132,14 @@ def _states(x: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor, list[int], T
     in each block; and for each pixel (D / K, B, K), flat, the place of its logit among (states, K).
     """
     columns = x.view(len(x), -1, block).transpose(0, 1).contiguous()
+    places = torch.arange(block, device=x.device)
     begins = torch.ones_like(columns, dtype=torch.bool)
     begins[..., 1:] = columns[..., :-1] > 0
     which, example, pixel = begins.nonzero(as_tuple=True)
-    partial = columns[which, example] * (torch.arange(block) < pixel[:, None])
+    partial = columns[which, example] * (places < pixel[:, None])
     counts = torch.bincount(which, minlength=len(columns)).tolist()
     state = begins.view(-1).cumsum(0) - 1
-    pick = state * block + torch.arange(block).repeat(len(state) // block)
+    pick = state * block + places.repeat(len(state) // block)
     return columns, example, partial, counts, pick
 
 
@@ -157,10 +160,10 @@ def sample_loop(W: Tensor, V: Tensor, b: Tensor, c: Tensor, uniforms: Tensor) ->
     return torch.stack(columns, 1)
 
 
-def compiled_sampler(block: int = 16) -> Callable[..., Tensor]:
+def compiled_sampler(block: int) -> Callable[..., Tensor]:
     """The same, with the pixels of one block unrolled and fused by torch.compile."""
 
-    @torch.compile(dynamic=False)
+    @compiled
     def pixels(a: Tensor, w: Tensor, v: Tensor, bias: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         columns = []
         for k in range(len(w)):

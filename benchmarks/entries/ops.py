@@ -8,6 +8,7 @@ import numpy as np
 
 import tinygen
 from benchmarks import device
+from benchmarks.attempts import Attempts, compiled
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen.kernels.conv2d import reference as convolution
 
@@ -24,36 +25,43 @@ class Op:
     flops: float = 0
     transcendentals: dict[str, float] = field(default_factory=dict)
     tolerance: float = 1e-5
+    fusible: bool = False  # by torch.compile, which has nothing to gain from a single product or a mere pass
 
 
 @benchmark(name="ops")
 def ops(quick: bool) -> Iterator[Case]:
     """Single ops, forward and backward: overhead on 32 numbers, throughput on a million, convolutions."""
-    yield from map(_case, _dense_ops(quick))
-    yield from map(_case, _convolutions(quick))
+    for op in (*_dense_ops(quick), *_convolutions(quick)):
+        yield _case(op, quick)
 
 
-def _case(op: Op) -> Case:
-    import torch
-
+def _case(op: Op, quick: bool) -> Case:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape, np.float32) for shape in op.shapes]
     y_shape = np.shape(op.ours(*arrays))
     g = rng.standard_normal(y_shape, np.float32) if y_shape else np.array(0.5, np.float32)
     ours = _through(op.ours, [tinygen.Tensor(device.ours(a), requires_grad=True) for a in arrays], device.ours(g))
-    theirs = _through(op.theirs, [torch.tensor(a, requires_grad=True) for a in arrays], torch.tensor(g))
+
+    def theirs(function: Callable) -> Callable[[], Results]:
+        return _through(function, [device.theirs(a, requires_grad=True) for a in arrays], device.theirs(g))
+
+    attempts = Attempts(quick)
+    if op.fusible:
+        attempts.add_on_gpu("PyTorch: compiled", lambda: theirs(compiled(op.theirs)))
     elements = 2 * sum(array.size for array in arrays) + 2 * g.size  # inputs and gradients, output and cotangent
     return Case(
         op.name,
         sides=(
             Side("tinygen", "ours", ours),
-            Side("PyTorch", "theirs", theirs),
+            Side("PyTorch", "theirs", theirs(op.theirs)),
+            *attempts.sides,
             Side("reference (NumPy)", "reference", lambda: _named(op.reference(g, *arrays))),
         ),
         exact=lambda: _named(op.reference(g.astype(np.float64), *(a.astype(np.float64) for a in arrays))),
         tolerance=op.tolerance,
         work=Work(op.flops, elements * g.itemsize, op.transcendentals),
         settings={"shapes": " ".join("x".join(map(str, shape)) for shape in op.shapes), "dtype": "float32"},
+        notes=attempts.notes if op.fusible else (),
     )
 
 
@@ -86,7 +94,7 @@ def _dense_ops(quick: bool) -> Iterator[Op]:
     yield Op("exp", (square,), tinygen.exp, torch.exp, _exp, transcendentals=exponentials)
     yield Op(
         "softmax", (square,), lambda x: tinygen.softmax(x, 1), lambda x: torch.softmax(x, 1), _softmax,
-        transcendentals=exponentials,
+        transcendentals=exponentials, fusible=True,
     )  # fmt: skip
     yield Op(
         "logsumexp", (square,), lambda x: tinygen.logsumexp(x, 1), lambda x: torch.logsumexp(x, 1), _logsumexp,
@@ -97,7 +105,7 @@ def _dense_ops(quick: bool) -> Iterator[Op]:
         "batch_norm", (x_shape, (channels,), (channels,)),
         lambda x, weight, bias: tinygen.batch_norm(x, weight=weight, bias=bias, training=True),
         lambda x, weight, bias: torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True),
-        _batch_norm, tolerance=5e-5,
+        _batch_norm, tolerance=5e-5, fusible=True,
     )  # fmt: skip
 
 
@@ -153,4 +161,5 @@ def _convolutions(quick: bool) -> Iterator[Op]:
             lambda x, weight, steps=steps: conv2d(x, weight, **steps),
             reference,
             flops=6 * batch * outputs * inputs * taps**2,
+            fusible=True,
         )

@@ -92,10 +92,10 @@ def _torch(sizes: tuple[int, ...], state: dict, x: np.ndarray, target: np.ndarra
     import torch
 
     layers = [layer for a, b in pairwise(sizes) for layer in (torch.nn.Linear(a, b), torch.nn.Tanh())]
-    network = torch.nn.Sequential(*layers[:-1])
-    network.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+    network = device.moved(torch.nn.Sequential(*layers[:-1]))
+    network.load_state_dict({name: device.theirs(array) for name, array in state.items()})
     optimizer = torch.optim.Adam(network.parameters(), lr=LR, **options)
-    x, target = torch.tensor(x), torch.tensor(target)
+    x, target = device.theirs(x), device.theirs(target)
 
     def step():
         optimizer.zero_grad()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import device
+from benchmarks.attempts import Attempts, captured
 from benchmarks.entries.nade import digits
 from benchmarks.registry import Case, Results, Side, Work, benchmark
 from tinygen import optim
@@ -37,11 +38,17 @@ def vae(quick: bool) -> Iterator[Case]:
         Side(name, role, make((D, H, Z), state, x)[0], partial(_after, make, (D, H, Z), state, x))
         for name, (make, role) in makers.items()
     ]
+    attempts, graph = Attempts(quick), partial(_torch, graph=True, fused=True)
+    attempts.add_on_gpu(
+        "PyTorch: Adam, fused, CUDA graph",
+        lambda: graph((D, H, Z), state, x)[0],
+        partial(_after, graph, (D, H, Z), state, x),
+    )
     wide = {name: array.astype(np.float64) for name, array in state.items()}
     weights, products = sum(array.size for array in state.values()), D * H + H * 2 * Z + Z * H + H * D
     yield Case(
         f"vae {D}-{H}-{Z}-{H}-{D}",
-        tuple(sides),
+        (*sides, *attempts.sides),
         exact=partial(_after, _numpy, (D, H, Z), wide, x.astype(np.float64)),
         tolerance=2e-3,  # Adam divides by the gradients' magnitude, small ones of which are mostly rounding error
         work=Work(
@@ -50,6 +57,7 @@ def vae(quick: bool) -> Iterator[Case]:
             transcendentals={"softplus": x.size, "sigmoid": x.size, "tanh": 2 * batch * H},
         ),
         settings={"layers": [D, H, Z, H, D], "batch": batch, "dtype": "float32", "data": "mnist5k, threshold"},
+        notes=attempts.notes,
     )
 
 
@@ -75,29 +83,38 @@ def _tinygen(sizes: Sequence[int], state: State, x: np.ndarray) -> tuple[Callabl
     return lambda: model.train_step(x, optimizers, rng)["loss"], model.state_dict
 
 
-def _torch(sizes: Sequence[int], state: State, x: np.ndarray, **options: bool) -> tuple[Callable, Callable]:
+def _torch(
+    sizes: Sequence[int], state: State, x: np.ndarray, graph: bool = False, **options: bool
+) -> tuple[Callable, Callable]:
     import torch
 
     functional = torch.nn.functional
-    parameters = {name: torch.tensor(array, requires_grad=True) for name, array in state.items()}
-    optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, **options)
+    parameters = {name: device.theirs(array, requires_grad=True) for name, array in state.items()}
+    optimizer = torch.optim.Adam(parameters.values(), lr=LR, eps=EPS, capturable=graph, **options)
     layers = [(parameters[f"{name}.weight"], parameters[f"{name}.bias"]) for name in LAYERS]
-    target, rng, Z = torch.tensor(x), np.random.default_rng(1), sizes[2]
+    target, rng, shape = device.theirs(x), np.random.default_rng(1), (len(x), sizes[2])
+    eps = device.theirs(np.zeros(shape, np.float32))
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         encoded = functional.linear(torch.tanh(functional.linear(target, *layers[0])), *layers[1])
         mu, rho = encoded.chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * rho) * torch.tensor(_noise(rng, (len(x), Z)))
+        z = mu + torch.exp(0.5 * rho) * eps
         logits = functional.linear(torch.tanh(functional.linear(z, *layers[2])), *layers[3])
         reconstruction = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(x)
         kl = 0.5 * (mu * mu + rho.exp() - 1 - rho).sum() / len(x)
         loss = reconstruction + kl
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
-    return step, lambda: {name: parameter.detach() for name, parameter in parameters.items()}
+    once = captured(step, optimizer) if graph else step
+
+    def drawn() -> float:
+        eps.copy_(torch.from_numpy(_noise(rng, shape)))
+        return once().item()
+
+    return drawn, lambda: {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def _numpy(sizes: Sequence[int], state: State, x: np.ndarray) -> tuple[Callable, Callable]:

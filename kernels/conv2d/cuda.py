@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..runtime import cuda_function, cupy, multiprocessors
+from ..tiles import WARP, Tile, quickest
 from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Axis, Window, backward_axis, forward_axis
 
 Array = Any  # cupy.ndarray
 
 SOURCE = Path(__file__).with_name("conv2d.cu")
-THREADS, COLUMNS, DEPTH = 128, 128, 8  # as in conv2d.cu
-MANY, FEW = 64, 8  # rows of a tile
-BLOCKS_PER_MULTIPROCESSOR = 4
+DEPTH, RUNS = 8, 8  # as in conv2d.cu
+WARPS = 8  # of a multiprocessor, among which the sums over pixels are split: two on a scheduler hide each other's waiting
+LEAST_PIXELS = 64  # of such a part: the parts must be added up afterwards
+TILES = (Tile(64, 64, 4), Tile(32, 32, 1), Tile(16, 32, 1), Tile(8, 32, 1))
 
 
 class Plan(NamedTuple):
@@ -83,26 +86,23 @@ def weight_gradient(
     """d sum(g y) / d weight (O, C / groups, kernel_h, kernel_w) from x (N, C, H, W) and g (N, O, OH, OW)."""
     xp = cupy()
     channels, area = x.shape[1] // groups, kernel_size[0] * kernel_size[1]
-    terms = channels * tap_count(kernel_size, taps)
-    gradient = xp.zeros((g.shape[1], terms), x.dtype)
-    if not gradient.size or not g.size:
-        return spread(gradient, channels, kernel_size, taps, xp)
+    terms, device = channels * tap_count(kernel_size, taps), xp.cuda.Device().id
+    shape = (g.shape[1], terms)
+    if not g.size or not terms:
+        return spread(xp.zeros(shape, x.dtype), channels, kernel_size, taps, xp)
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
     window = Window(x.shape[2:], g.shape[2:], kernel_size, stride, padding, dilation, taps)
-    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, xp.cuda.Device().id)
-    tiles = (-(-terms // COLUMNS), -(-(g.shape[1] // groups) // MANY))
-    # Few tiles of the result would leave the GPU idle: the pixels are split, and the parts added up afterwards.
-    blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors()
-    parts = min(-(-blocks // (tiles[0] * tiles[1] * groups)), -(-plan.pixels // COLUMNS))
-    part_size = -(-plan.pixels // (parts * DEPTH)) * DEPTH
-    parts = -(-plan.pixels // part_size)
-    sums = gradient if parts == 1 else xp.empty((parts, *gradient.shape), x.dtype)
-    correlate = cuda_function(SOURCE, "correlate", x.dtype)
-    correlate((*tiles, parts * groups), (THREADS,), (x, g, plan.terms, plan.shape, sums, np.int64(part_size)))
+    plan = _plan(forward_axis, window, x.shape, g.shape, groups, channels * area, area, device)
+    tile, parts, part_size = _split(g.shape[1] // groups, terms, groups, plan.pixels, multiprocessors())
+    sums = xp.empty((parts, *shape), x.dtype)
+    correlate = cuda_function(SOURCE, f"correlate_{tile.rows}", x.dtype)
+    grid = (*tile.count(g.shape[1] // groups, terms), parts * groups)
+    correlate(grid, (tile.threads,), (x, g, plan.terms, plan.shape, sums, np.int32(part_size)))
+    gradient = sums[0]
     if parts > 1:
+        gradient = xp.empty(shape, x.dtype)
         add_parts = cuda_function(SOURCE, "add_parts", x.dtype)
-        grid = (min(-(-gradient.size // THREADS), blocks),)
-        add_parts(grid, (THREADS,), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
+        add_parts((-(-gradient.size // WARP),), (WARP, RUNS), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
     return spread(gradient, channels, kernel_size, taps, xp)
 
 
@@ -113,14 +113,28 @@ def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias)
     if not out.size:
         return out
     x, weight = xp.ascontiguousarray(x), xp.ascontiguousarray(weight)
-    plan = _plan(axis, window, x.shape, shape, groups, row_step, term_step, xp.cuda.Device().id)
-    outs = shape[1] // groups
-    rows, name = (MANY, "convolve_many") if outs > FEW else (FEW, "convolve_few")
-    blocks = (-(-plan.pixels // COLUMNS), -(-outs // rows), groups * len(plan.grids))
+    device, outs = xp.cuda.Device().id, shape[1] // groups
+    plan = _plan(axis, window, x.shape, shape, groups, row_step, term_step, device)
+    slabs = groups * len(plan.grids)
+    tile = quickest(TILES, outs, plan.pixels, slabs, multiprocessors())
     shift = weight if bias is None else xp.ascontiguousarray(bias)
-    arrays = (plan.terms, plan.grids, plan.shape, out)
-    cuda_function(SOURCE, name, x.dtype)(blocks, (THREADS,), (x, weight, shift, np.int32(bias is not None), *arrays))
+    arrays = (x, weight, shift, np.int32(bias is not None), plan.terms, plan.grids, plan.shape, out)
+    convolve = cuda_function(SOURCE, f"convolve_{tile.rows}", x.dtype)
+    convolve((*tile.count(outs, plan.pixels), slabs), (tile.threads,), arrays)
     return out
+
+
+@lru_cache(maxsize=256)
+def _split(rows: int, columns: int, groups: int, pixels: int, processors: int) -> tuple[Tile, int, int]:
+    """The tile of least work for matrices of sums over all pixels, into how many parts to split the pixels, and their size.
+
+    Few tiles of the result would leave the GPU idle.
+    """
+    tile = min(TILES, key=lambda tile: prod(tile.count(rows, columns)) * tile.warps * tile.work)
+    warps = prod(tile.count(rows, columns)) * groups * tile.warps
+    parts = min(-(-WARPS * processors // warps), -(-pixels // LEAST_PIXELS))
+    size = -(-pixels // (parts * DEPTH)) * DEPTH
+    return tile, -(-pixels // size), size
 
 
 @lru_cache(maxsize=256)

@@ -1,33 +1,49 @@
-// The Diagonal LSTM: see reference.py, and lstm.cuh for the arguments. The waves are the diagonals of the image.
+// The Diagonal LSTM: see reference.py, and lstm_sweep.cuh for the arguments. The waves are the diagonals of the image, the slots of
+// a diagonal the rows.
 
-#include "lstm.cuh"
+#include "lstm_sweep.cuh"
 
-struct Diagonals : Grid {
-    int reverse;
-    static constexpr int taps = 2;
+struct Diagonals {
+    static constexpr bool KNOWN = true;
+    int height, width, reverse;
 
+    __device__ static constexpr int taps() { return 2; }
+    __device__ static constexpr int shift(int tap) { return tap == 0; }  // the upper neighbour is in the row above
     __device__ int waves() const { return height + width - 1; }
-    __device__ int top(int wave) const { return max(0, wave - width + 1); }
-    __device__ int count(int wave) const { return min(height - 1, wave) - top(wave) + 1; }
-    __device__ int row(int wave, int m) const { return top(wave) + m; }
-    __device__ int column(int wave, int m) const {
-        const int column = wave - row(wave, m);
-        return reverse ? width - 1 - column : column;
+    __device__ int first(int wave) const { return max(0, wave - width + 1); }
+    __device__ int last(int wave) const { return min(height - 1, wave); }
+    __device__ int pixel(int wave, int slot) const {
+        const int column = wave - slot;
+        return slot * width + (reverse ? width - 1 - column : column);
     }
-    __device__ int up(int tap) const { return tap == 0; }
-    __device__ int left(int tap) const { return tap == 0 ? 0 : reverse ? -1 : 1; }
-    __device__ int carry() const { return 1; }
 };
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
-    diagonal_lstm_forward(const REAL* __restrict__ weight, REAL* gates, REAL* cells, REAL* hidden, int height, int width, int h,
+    diagonal_lstm_forward(const Quad* __restrict__ weight, const REAL* __restrict__ bias, REAL* gates, REAL* cells, REAL* read,
+                          REAL* hidden, REAL* spill, int spills, int height, int width, int h, int margin, int pitch,
                           int reverse) {
-    sweep_forward(Diagonals{{height, width}, reverse}, weight, gates, cells, hidden, h);
+    const Room room{h, margin, pitch};
+    with_memory(spill, spills, 3 * h, room, [&](REAL* memory) {
+        sweep_forward(Diagonals{height, width, reverse}, weight, bias, gates, cells, read, hidden, room, memory);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
-    diagonal_lstm_backward(const REAL* __restrict__ g, const REAL* __restrict__ weight, const REAL* __restrict__ gates,
-                           const REAL* __restrict__ cells, REAL* g_gates, REAL* g_cells, int height, int width, int h,
-                           int reverse) {
-    sweep_backward(Diagonals{{height, width}, reverse}, g, weight, gates, cells, g_gates, g_cells, h);
+    diagonal_lstm_backward(const REAL* __restrict__ g, const Quad* __restrict__ weight, const REAL* __restrict__ gates,
+                           const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int spills, int height, int width, int h,
+                           int margin, int pitch, int reverse) {
+    const Room room{h, margin, pitch};
+    with_memory(spill, spills, 9 * h, room, [&](REAL* memory) {
+        sweep_backward(Diagonals{height, width, reverse}, g, weight, gates, cells, g_gates, room, memory);
+    });
+}
+
+extern "C" __global__ void diagonal_lstm_to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, int channels, int pixels,
+                                                 int width, int taps) {
+    to_rows(maps, rows, channels, pixels, width, taps);
+}
+
+extern "C" __global__ void diagonal_lstm_from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps, int channels, int pixels,
+                                                   int width, int taps) {
+    from_rows(rows, maps, channels, pixels, width, taps);
 }

@@ -1,7 +1,8 @@
 // A network of masked convolutions at one pixel; REAL is float or double. Whole maps are conv2d.cu's: terms are a list there.
 //
 // A block of threads computes one image, all layers in one launch; a thread sums an output channel's terms one by one, in the
-// order of conv2d.cu, so that the bits are the same. cache.py says where all lies, and what the columns of the table are.
+// order of conv2d.cu and fused as there, so that the bits are the same. cache.py says where all lies, and what the columns of
+// the table are.
 
 struct Layer {
     long long input, output, channels, outs, terms, ring, line, pixel, panel, offset, bias, rectified, skip;
@@ -24,7 +25,7 @@ extern "C" __global__ void step(const long long* __restrict__ table, const long 
         const long long* offset = offsets + layer.offset + row % layer.ring * layer.terms;
         for (int o = threadIdx.x; o < layer.outs; o += blockDim.x) {
             REAL sum = 0;
-            for (int k = 0; k < layer.terms; ++k) sum += weights[k * layer.outs + o] * seen[offset[k]];
+            for (int k = 0; k < layer.terms; ++k) sum = fma(weights[k * layer.outs + o], seen[offset[k]], sum);
             sum += biases[layer.bias + o];
             cache[layer.output + o] = layer.skip < 0 ? sum : sum + cache[layer.skip + o];
         }

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import cuda_function, cupy
+from ..runtime import cuda_function, cupy, multiprocessors
+from ..tiles import Tile, quickest
 from .plan import Staircase, network, staircase
 
 SOURCE = Path(__file__).with_name("masked_dense.cu")
-TILE, STEP = 32, 8  # as in masked_dense.cu
+TILES = (Tile(64, 64, 4), Tile(32, 32, 4), Tile(16, 32, 4))  # as in masked_dense.cu
 EXAMPLES = 32  # that a block draws
 
 
@@ -37,9 +38,9 @@ def weight_gradient(x, g, in_degrees, out_degrees, strict=False):
     """See reference.py."""
     x, g = _contiguous(x, g)
     columns, rows, reach, _ = _there(staircase(in_degrees, out_degrees, strict))
-    shape = x.shape[1], g.shape[1]
-    g_weight = cupy().empty(shape[::-1], x.dtype)
-    _launch("masked_dense_weight_gradient", x, shape, x, g, columns, rows, reach, g_weight, len(x), *shape)
+    g_weight = cupy().empty((g.shape[1], x.shape[1]), x.dtype)
+    arguments = x, g, columns, rows, reach, g_weight, len(x), x.shape[1], g.shape[1]
+    _launch("masked_dense_weight_gradient", x, g_weight.shape, *arguments)
     return g_weight
 
 
@@ -79,7 +80,7 @@ def _contiguous(*arrays):
 
 def _launch(name, like, shape, *arguments):
     """Run a kernel, a block for each tile of a result of that shape, unless there is nothing to do."""
-    grid = tuple(-(-n // TILE) for n in shape)
-    if math.prod(grid):
+    if math.prod(shape):
+        tile = quickest(TILES, *shape, 1, multiprocessors())
         arguments = tuple(np.int32(value) if isinstance(value, int) else value for value in arguments)
-        cuda_function(SOURCE, name, like.dtype)(grid, (TILE, STEP), arguments)
+        cuda_function(SOURCE, f"{name}_{tile.rows}", like.dtype)(tile.count(*shape), (tile.threads,), arguments)

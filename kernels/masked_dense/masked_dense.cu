@@ -2,103 +2,132 @@
 //
 // Units are taken by degree, through `columns` (in) and `rows` (out), so that output n sees the first reach[n] inputs and reach
 // never falls: a tile of the result stops, or begins, where the staircase does. Every sum starts at the bias and runs over the
-// inputs by degree, by fused multiply-adds, in the products as in the sampler: the two have the same bits.
+// inputs by degree, by fused multiply-adds, in the products (see tiles.cuh) as in the sampler: the two have the same bits.
+// Rows and columns of a tile past the last one of the result repeat that one, and are not written.
 
-constexpr int TILE = 32;   // rows and columns of the result that a block computes
-constexpr int DEPTH = 32;  // terms of a sum that it takes to shared memory at a time
-constexpr int STEP = 8;    // rows of threads in a block; each thread owns every STEP-th row of a column
+#include "tiles.cuh"
+
 constexpr int HIDDEN = 0, LOGIT = 1;
 
-struct Shared {
-    REAL a[DEPTH][TILE + 1], b[DEPTH][TILE + 1];  // of both factors, padded against bank conflicts
-};
+// Deep slices where a tile is small: the time that a slice takes must be that in which memory answers.
+using Tile16 = Tile<16, 32, 1, 32>;
+using Tile32 = Tile<32, 32, 2, 32>;
+using Tile64 = Tile<64, 64, 8, 16>;
 
-// sum[i] += sum over k of a[k][row i] b[k][column]
-__device__ void multiply(const Shared& shared, REAL (&sum)[TILE / STEP], int depth) {
-    for (int k = 0; k < depth; k++) {
-        const REAL b = shared.b[k][threadIdx.x];
+// y (B, out) = x (weight * mask)^T + bias, in tiles of examples by outputs.
+template <class T>
+__device__ void forward(const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ bias,
+                        const int* __restrict__ columns, const int* __restrict__ rows, const int* __restrict__ reach,
+                        REAL* __restrict__ y, int B, int in, int out) {
+    const int m0 = blockIdx.y * T::ROWS, n0 = blockIdx.x * T::COLUMNS, end = reach[min(n0 + T::COLUMNS, out) - 1];
+    const int m = m0 + T::row(), n = n0 + T::column();
+    REAL sums[T::M][N];
+    for (int j = 0; j < N; j++)
+        for (int i = 0; i < T::M; i++) sums[i][j] = bias[rows[min(n + j, out - 1)]];
+    T::multiply(
+        sums, 0, end,
+        [&](int from, REAL(&a)[T::LEFT], REAL(&b)[T::RIGHT]) {
 #pragma unroll
-        for (int i = 0; i < TILE / STEP; i++) sum[i] = fma(shared.a[k][threadIdx.y + i * STEP], b, sum[i]);
-    }
+            for (int i = 0; i < T::LEFT; i++) {
+                const int k = from + T::along(i).x;
+                a[i] = k < end ? x[(long long)min(m0 + T::along(i).y, B - 1) * in + columns[k]] : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < T::RIGHT; i++) {
+                const int k = from + T::along(i).x, seer = min(n0 + T::along(i).y, out - 1);
+                b[i] = k < reach[seer] ? weight[(long long)rows[seer] * in + columns[k]] : 0;
+            }
+        },
+        T::along, T::along);
+    for (int i = 0; i < T::M; i++)
+        for (int j = 0; j < N; j++)
+            if (m + i < B && n + j < out) y[(long long)(m + i) * out + rows[n + j]] = sums[i][j];
 }
 
-// y (B, out) = x (weight * mask)^T + bias; bias may be null. Blocks: batch tiles (x) by output tiles (y).
-extern "C" __global__ void masked_dense_forward(const REAL* __restrict__ x, const REAL* __restrict__ weight,
-                                                const REAL* __restrict__ bias, const int* __restrict__ columns,
-                                                const int* __restrict__ rows, const int* __restrict__ reach,
-                                                REAL* __restrict__ y, int B, int in, int out) {
-    __shared__ Shared shared;
-    const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, n = n0 + threadIdx.x;
-    const int row = n < out ? rows[n] : 0, end = reach[min(n0 + TILE, out) - 1];
-    REAL sum[TILE / STEP];
-    for (REAL& s : sum) s = bias && n < out ? bias[row] : 0;
-    for (int k0 = 0; k0 < end; k0 += DEPTH) {
-        const int k = k0 + threadIdx.x;
-        for (int i = threadIdx.y; i < TILE; i += STEP) {
-            shared.a[threadIdx.x][i] = k < end && m0 + i < B ? x[(long long)(m0 + i) * in + columns[k]] : 0;
-            const bool counts = n0 + i < out && k < reach[min(n0 + i, out - 1)];
-            shared.b[threadIdx.x][i] = counts ? weight[(long long)rows[n0 + i] * in + columns[k]] : 0;
-        }
-        __syncthreads();
-        multiply(shared, sum, min(DEPTH, end - k0));
-        __syncthreads();
-    }
-    for (int i = 0; i < TILE / STEP; i++) {
-        const int m = m0 + threadIdx.y + i * STEP;
-        if (m < B && n < out) y[(long long)m * out + row] = sum[i];
-    }
+// g_x (B, in) = g (weight * mask), in tiles of examples by inputs. first[k] is the first output that sees input k.
+template <class T>
+__device__ void input_gradient(const REAL* __restrict__ g, const REAL* __restrict__ weight, const int* __restrict__ columns,
+                               const int* __restrict__ rows, const int* __restrict__ reach, const int* __restrict__ first,
+                               REAL* __restrict__ g_x, int B, int in, int out) {
+    const int m0 = blockIdx.y * T::ROWS, k0 = blockIdx.x * T::COLUMNS;
+    auto weight_place = [](int i) { return T::template across<T::COLUMNS>(i); };
+    const int load = min(k0 + weight_place(0).y, in - 1), column = columns[load];
+    REAL sums[T::M][N] = {};
+    T::multiply(
+        sums, first[k0], out,
+        [&](int from, REAL(&a)[T::LEFT], REAL(&b)[T::RIGHT]) {
+#pragma unroll
+            for (int i = 0; i < T::LEFT; i++) {
+                const int n = from + T::along(i).x;
+                a[i] = n < out ? g[(long long)min(m0 + T::along(i).y, B - 1) * out + rows[n]] : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < T::RIGHT; i++) {
+                const int n = from + weight_place(i).x;
+                b[i] = n < out && load < reach[n] ? weight[(long long)rows[n] * in + column] : 0;
+            }
+        },
+        T::along, weight_place);
+    const int m = m0 + T::row(), k = k0 + T::column();
+    for (int i = 0; i < T::M; i++)
+        for (int j = 0; j < N; j++)
+            if (m + i < B && k + j < in) g_x[(long long)(m + i) * in + columns[k + j]] = sums[i][j];
 }
 
-// g_x (B, in) = g (weight * mask). Blocks: batch tiles (x) by input tiles (y). first[k] is the first output that sees input k.
-extern "C" __global__ void masked_dense_input_gradient(const REAL* __restrict__ g, const REAL* __restrict__ weight,
-                                                       const int* __restrict__ columns, const int* __restrict__ rows,
-                                                       const int* __restrict__ reach, const int* __restrict__ first,
-                                                       REAL* __restrict__ g_x, int B, int in, int out) {
-    __shared__ Shared shared;
-    const int m0 = blockIdx.x * TILE, k0 = blockIdx.y * TILE, k = k0 + threadIdx.x;
-    REAL sum[TILE / STEP] = {};
-    for (int n0 = first[k0]; n0 < out; n0 += DEPTH) {
-        for (int i = threadIdx.y; i < TILE; i += STEP) {
-            const int n = n0 + threadIdx.x;
-            shared.a[threadIdx.x][i] = n < out && m0 + i < B ? g[(long long)(m0 + i) * out + rows[n]] : 0;
-            const bool counts = n0 + i < out && k < reach[min(n0 + i, out - 1)];
-            shared.b[i][threadIdx.x] = counts ? weight[(long long)rows[n0 + i] * in + columns[k]] : 0;
-        }
-        __syncthreads();
-        multiply(shared, sum, min(DEPTH, out - n0));
-        __syncthreads();
-    }
-    for (int i = 0; i < TILE / STEP; i++) {
-        const int m = m0 + threadIdx.y + i * STEP;
-        if (m < B && k < in) g_x[(long long)m * in + columns[k]] = sum[i];
-    }
+// g_weight (out, in) = g^T x * mask, in tiles of outputs by inputs; where the mask is 0 they only write zeros.
+template <class T>
+__device__ void weight_gradient(const REAL* __restrict__ x, const REAL* __restrict__ g, const int* __restrict__ columns,
+                                const int* __restrict__ rows, const int* __restrict__ reach, REAL* __restrict__ g_weight,
+                                int B, int in, int out) {
+    const int n0 = blockIdx.y * T::ROWS, k0 = blockIdx.x * T::COLUMNS;
+    auto g_place = [](int i) { return T::template across<T::ROWS>(i); };
+    auto x_place = [](int i) { return T::template across<T::COLUMNS>(i); };
+    const int row = rows[min(n0 + g_place(0).y, out - 1)], column = columns[min(k0 + x_place(0).y, in - 1)];
+    REAL sums[T::M][N] = {};
+    T::multiply(
+        sums, 0, k0 < reach[min(n0 + T::ROWS, out) - 1] ? B : 0,
+        [&](int from, REAL(&a)[T::LEFT], REAL(&b)[T::RIGHT]) {
+#pragma unroll
+            for (int i = 0; i < T::LEFT; i++) {
+                const long long m = from + g_place(i).x;
+                a[i] = m < B ? g[m * out + row] : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < T::RIGHT; i++) {
+                const long long m = from + x_place(i).x;
+                b[i] = m < B ? x[m * in + column] : 0;
+            }
+        },
+        g_place, x_place);
+    const int n = n0 + T::row(), k = k0 + T::column();
+    for (int i = 0; i < T::M; i++)
+        for (int j = 0; j < N; j++)
+            if (n + i < out && k + j < in)
+                g_weight[(long long)rows[n + i] * in + columns[k + j]] = k + j < reach[n + i] ? sums[i][j] : 0;
 }
 
-// g_weight (out, in) = g^T x * mask. Blocks: input tiles (x) by output tiles (y); where the mask is 0 they only write zeros.
-extern "C" __global__ void masked_dense_weight_gradient(const REAL* __restrict__ x, const REAL* __restrict__ g,
-                                                        const int* __restrict__ columns, const int* __restrict__ rows,
-                                                        const int* __restrict__ reach, REAL* __restrict__ g_weight, int B,
-                                                        int in, int out) {
-    __shared__ Shared shared;
-    const int k0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, k = k0 + threadIdx.x;
-    const int column = k < in ? columns[k] : 0, n_load = n0 + threadIdx.x, row = n_load < out ? rows[n_load] : 0;
-    const int examples = k0 < reach[min(n0 + TILE, out) - 1] ? B : 0;
-    REAL sum[TILE / STEP] = {};
-    for (int m0 = 0; m0 < examples; m0 += DEPTH) {
-        for (int i = threadIdx.y; i < DEPTH; i += STEP) {
-            const long long m = m0 + i;
-            shared.a[i][threadIdx.x] = m < B && n_load < out ? g[m * out + row] : 0;
-            shared.b[i][threadIdx.x] = m < B && k < in ? x[m * in + column] : 0;
-        }
-        __syncthreads();
-        multiply(shared, sum, min(DEPTH, B - m0));
-        __syncthreads();
+#define KERNELS(SIZE)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(Tile##SIZE::THREADS) masked_dense_forward_##SIZE(                   \
+        const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ bias,                  \
+        const int* __restrict__ columns, const int* __restrict__ rows, const int* __restrict__ reach,                \
+        REAL* __restrict__ y, int B, int in, int out) {                                                              \
+        forward<Tile##SIZE>(x, weight, bias, columns, rows, reach, y, B, in, out);                                   \
+    }                                                                                                                \
+    extern "C" __global__ void __launch_bounds__(Tile##SIZE::THREADS) masked_dense_input_gradient_##SIZE(            \
+        const REAL* __restrict__ g, const REAL* __restrict__ weight, const int* __restrict__ columns,                \
+        const int* __restrict__ rows, const int* __restrict__ reach, const int* __restrict__ first,                  \
+        REAL* __restrict__ g_x, int B, int in, int out) {                                                            \
+        input_gradient<Tile##SIZE>(g, weight, columns, rows, reach, first, g_x, B, in, out);                         \
+    }                                                                                                                \
+    extern "C" __global__ void __launch_bounds__(Tile##SIZE::THREADS) masked_dense_weight_gradient_##SIZE(           \
+        const REAL* __restrict__ x, const REAL* __restrict__ g, const int* __restrict__ columns,                     \
+        const int* __restrict__ rows, const int* __restrict__ reach, REAL* __restrict__ g_weight, int B, int in,     \
+        int out) {                                                                                                   \
+        weight_gradient<Tile##SIZE>(x, g, columns, rows, reach, g_weight, B, in, out);                               \
     }
-    for (int i = 0; i < TILE / STEP; i++) {
-        const int n = n0 + threadIdx.y + i * STEP;
-        if (n < out && k < in) g_weight[(long long)rows[n] * in + column] = k < reach[n] ? sum[i] : 0;
-    }
-}
+KERNELS(16)
+KERNELS(32)
+KERNELS(64)
 
 // Draw the pixels of x (D, n) from `start` on. state (rows, n) holds pixels and activations, one column for each example, and
 // units (count, 6) the program: see plan.py. One thread per example; it waits for no other.

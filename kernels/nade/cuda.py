@@ -9,7 +9,7 @@ from ..runtime import cuda_function, cupy, multiprocessors
 
 SOURCE = Path(__file__).with_name("nade.cu")
 LANES = 32
-UNITS, WARPS, EXAMPLES = 2, 8, 2  # as in nade.cu
+UNITS, WARPS, EXAMPLES = 1, 8, 2  # as in nade.cu
 EXAMPLES_PER_BLOCK = 4  # of nade_dots, that read the same rows
 THREADS = 256
 BLOCKS_PER_MULTIPROCESSOR = 4  # more shares of the examples would only be more partial sums

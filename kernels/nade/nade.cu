@@ -2,11 +2,13 @@
 //
 // A hidden unit never looks at another, so a lane keeps its units in registers and walks the pixels without waiting; lanes
 // meet where a logit sums over units. x is read as bits, since the state changes only at a 1. A group of pixels is fetched
-// while the one before it is worked on. No atomics: sums have a fixed order, and the same device gives the same bits.
+// while the one before it is worked on: a walk takes as many waits for memory as it has groups. No atomics: sums have a fixed
+// order, and the same device gives the same bits.
 
 constexpr int LANES = 32;
 constexpr int GROUP = 8;     // pixels that are fetched and reduced together; divides LANES
-constexpr int UNITS = 2;     // hidden units of a lane in nade_dots
+constexpr int LONG = 16;     // the same in nade_dots, which has registers for more
+constexpr int UNITS = 1;     // hidden units of a lane in nade_dots
 constexpr int WARPS = 8;     // of a block in nade_backward: as many as GROUP, so that each adds up one pixel
 constexpr int EXAMPLES = 2;  // of a warp in nade_backward
 constexpr unsigned EVERY_LANE = 0xffffffffu;
@@ -14,15 +16,15 @@ constexpr unsigned EVERY_LANE = 0xffffffffu;
 __device__ REAL sigmoid(REAL z) { return 1 / (1 + exp(-z)); }
 __device__ REAL softplus(REAL z) { return max(z, REAL(0)) + log1p(exp(-fabs(z))); }
 
-// Rows i to i + GROUP - 1 of V, and those of W that the bits of `ones` name, at some hidden units. Rows past either end
+// Rows i to i + P - 1 of V, and those of W that the bits of `ones` name, at some hidden units. Rows past either end
 // are read as the outermost one, and not used.
-template <int N>
+template <int N, int P>
 struct Rows {
-    REAL V[GROUP][N], W[GROUP][N];
+    REAL V[P][N], W[P][N];
 
     __device__ Rows(const REAL* W_, const REAL* V_, int i, unsigned ones, const int (&unit)[N], int D, int H) {
 #pragma unroll
-        for (int p = 0; p < GROUP; p++) {
+        for (int p = 0; p < P; p++) {
             const long long row = (long long)max(0, min(i + p, D - 1)) * H;
 #pragma unroll
             for (int u = 0; u < N; u++) {
@@ -33,19 +35,21 @@ struct Rows {
     }
 };
 
-// Bit p tells whether pixel i + p of an example is 1; i is a multiple of GROUP.
+// Bit p < P tells whether pixel i + p of an example is 1; i is a multiple of P.
+template <int P>
 __device__ unsigned ones_of_group(const unsigned* bits, int i, int D) {
-    return i < 0 || i >= D ? 0 : bits[i / LANES] >> i % LANES & ((1u << GROUP) - 1);
+    return i < 0 || i >= D ? 0 : bits[i / LANES] >> i % LANES & ((1u << P) - 1);
 }
 
-// Sums over the warp: lane l returns that of values[l % GROUP]. At each step a pair of lanes shares out what it holds.
-__device__ REAL sum_group(REAL (&values)[GROUP]) {
+// Sums over the warp: lane l returns that of values[l % P]. At each step a pair of lanes shares out what it holds.
+template <int P>
+__device__ REAL sum_group(REAL (&values)[P]) {
     const int lane = threadIdx.x % LANES;
 #pragma unroll
-    for (int bit = 1; bit < GROUP; bit *= 2) {
+    for (int bit = 1; bit < P; bit *= 2) {
         const bool odd = lane & bit;
 #pragma unroll
-        for (int k = 0; k < GROUP / (2 * bit); k++) {
+        for (int k = 0; k < P / (2 * bit); k++) {
             const REAL kept = odd ? values[2 * k + 1] : values[2 * k];
             const REAL given = odd ? values[2 * k] : values[2 * k + 1];
             values[k] = kept + __shfl_xor_sync(EVERY_LANE, given, bit);
@@ -53,7 +57,7 @@ __device__ REAL sum_group(REAL (&values)[GROUP]) {
     }
     REAL sum = values[0];
 #pragma unroll
-    for (int bit = GROUP; bit < LANES; bit *= 2) sum += __shfl_xor_sync(EVERY_LANE, sum, bit);
+    for (int bit = P; bit < LANES; bit *= 2) sum += __shfl_xor_sync(EVERY_LANE, sum, bit);
     return sum;
 }
 
@@ -89,16 +93,16 @@ extern "C" __global__ void nade_dots(const unsigned* __restrict__ bits, const RE
         h[u] = counts[u] ? sigmoid(a[u]) : 0;
     }
 
-    unsigned ones_next = ones_of_group(bits, 0, D);
-    Rows<UNITS> next(W, V, 0, ones_next, unit, D, H);
-    for (int i = 0; i < D; i += GROUP) {
+    unsigned ones_next = ones_of_group<LONG>(bits, 0, D);
+    Rows<UNITS, LONG> next(W, V, 0, ones_next, unit, D, H);
+    for (int i = 0; i < D; i += LONG) {
         const unsigned ones = ones_next;
-        const Rows<UNITS> row = next;
-        ones_next = ones_of_group(bits, i + GROUP, D);
-        next = Rows<UNITS>(W, V, i + GROUP, ones_next, unit, D, H);
-        REAL dot[GROUP];
+        const Rows<UNITS, LONG> row = next;
+        ones_next = ones_of_group<LONG>(bits, i + LONG, D);
+        next = Rows<UNITS, LONG>(W, V, i + LONG, ones_next, unit, D, H);
+        REAL dot[LONG];
 #pragma unroll
-        for (int p = 0; p < GROUP; p++) {
+        for (int p = 0; p < LONG; p++) {
             dot[p] = 0;
 #pragma unroll
             for (int u = 0; u < UNITS; u++) dot[p] += row.V[p][u] * h[u];
@@ -111,7 +115,7 @@ extern "C" __global__ void nade_dots(const unsigned* __restrict__ bits, const RE
             }
         }
         const REAL sum = sum_group(dot);
-        if (lane < GROUP && i + lane < D) partial[i + lane] = sum;
+        if (lane < LONG && i + lane < D) partial[i + lane] = sum;
     }
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
@@ -171,7 +175,7 @@ struct Step {
 #pragma unroll
         for (int k = 0; k < EXAMPLES; k++) {
             const bool exists = example[k] < B;
-            ones[k] = exists ? ones_of_group(bits + example[k] * words, i, D) : 0;
+            ones[k] = exists ? ones_of_group<GROUP>(bits + example[k] * words, i, D) : 0;
             any |= ones[k];
 #pragma unroll
             for (int p = 0; p < GROUP; p++) d[k][p] = exists && i >= 0 && i + p < D ? d_[example[k] * D + i + p] : 0;
@@ -206,12 +210,12 @@ extern "C" __global__ void __launch_bounds__(LANES * WARPS)
             state[k].arrive(last[min(example[k], B - 1LL) * H + unit[0]]);
         }
         Step next(bits, d, example, final_group, B, D, words);
-        Rows<1> next_row(W, V, final_group, next.any, unit, D, H);
+        Rows<1, GROUP> next_row(W, V, final_group, next.any, unit, D, H);
         for (int i = final_group; i >= 0; i -= GROUP) {
             const Step step = next;
-            const Rows<1> row = next_row;
+            const Rows<1, GROUP> row = next_row;
             next = Step(bits, d, example, i - GROUP, B, D, words);
-            next_row = Rows<1>(W, V, i - GROUP, next.any, unit, D, H);
+            next_row = Rows<1, GROUP>(W, V, i - GROUP, next.any, unit, D, H);
 #pragma unroll
             for (int p = GROUP - 1; p >= 0; p--) {
                 REAL gW_sum = 0, gV_sum = 0;

@@ -9,12 +9,12 @@ SOURCE = Path(__file__).with_name("row_lstm.cu")
 
 def forward(x, weight_ih, weight_hh, bias):
     """See reference.py; the residual is another."""
-    return lstm_cuda.forward(x, weight_ih, weight_hh, bias, _sweep(weight_hh))
+    return lstm_cuda.forward(x, weight_ih, weight_hh, bias, _sweep(x, weight_hh))
 
 
 def backward(g, weight_ih, weight_hh, residual):
     """See reference.py."""
-    return lstm_cuda.backward(g, weight_ih, weight_hh, residual, _sweep(weight_hh))
+    return lstm_cuda.backward(g, weight_ih, weight_hh, residual, _sweep(g, weight_hh))
 
 
 def step(x, hidden, cell, weight_ih, weight_hh, bias):
@@ -22,6 +22,6 @@ def step(x, hidden, cell, weight_ih, weight_hh, bias):
     return lstm_cuda.step(x, hidden, cell, weight_ih, weight_hh, bias)
 
 
-def _sweep(weight_hh):
+def _sweep(maps, weight_hh):
     taps = weight_hh.shape[2]
-    return lstm_cuda.Sweep(SOURCE, taps, [(1, taps // 2 - tap) for tap in range(taps)])
+    return lstm_cuda.Sweep(SOURCE, taps, slots=maps.shape[3], reach=taps // 2)

@@ -1,27 +1,59 @@
-// The Row LSTM: see reference.py, and lstm.cuh for the arguments. The waves are the rows of the image.
+// The Row LSTM: see reference.py, and lstm_sweep.cuh for the arguments. The waves are the rows of the image, the slots of a row the
+// columns.
 
-#include "lstm.cuh"
+#include "lstm_sweep.cuh"
 
-struct Rows : Grid {
-    int taps;
+// TAPS = 0 stands for a number that only the launch tells.
+template <int TAPS>
+struct Rows {
+    static constexpr bool KNOWN = TAPS > 0;
+    int height, width, count;
 
+    __device__ int taps() const { return TAPS ? TAPS : count; }
+    __device__ int shift(int tap) const { return taps() / 2 - tap; }
     __device__ int waves() const { return height; }
-    __device__ int count(int wave) const { return width; }
-    __device__ int row(int wave, int m) const { return wave; }
-    __device__ int column(int wave, int m) const { return m; }
-    __device__ int up(int tap) const { return 1; }
-    __device__ int left(int tap) const { return taps / 2 - tap; }
-    __device__ int carry() const { return taps / 2; }
+    __device__ int first(int wave) const { return 0; }
+    __device__ int last(int wave) const { return width - 1; }
+    __device__ int pixel(int wave, int slot) const { return wave * width + slot; }
 };
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS)
-    row_lstm_forward(const REAL* __restrict__ weight, REAL* gates, REAL* cells, REAL* hidden, int height, int width, int h,
-                     int taps) {
-    sweep_forward(Rows{{height, width}, taps}, weight, gates, cells, hidden, h);
+// Call body with the sweep of so many taps.
+template <class Body>
+__device__ void with_rows(int height, int width, int taps, Body body) {
+    if (taps == 3)
+        body(Rows<3>{height, width, taps});
+    else
+        body(Rows<0>{height, width, taps});
 }
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
-    row_lstm_backward(const REAL* __restrict__ g, const REAL* __restrict__ weight, const REAL* __restrict__ gates,
-                      const REAL* __restrict__ cells, REAL* g_gates, REAL* g_cells, int height, int width, int h, int taps) {
-    sweep_backward(Rows{{height, width}, taps}, g, weight, gates, cells, g_gates, g_cells, h);
+    row_lstm_forward(const Quad* __restrict__ weight, const REAL* __restrict__ bias, REAL* gates, REAL* cells, REAL* read,
+                     REAL* hidden, REAL* spill, int spills, int height, int width, int h, int margin, int pitch, int taps) {
+    const Room room{h, margin, pitch};
+    with_memory(spill, spills, 3 * h, room, [&](REAL* memory) {
+        with_rows(height, width, taps, [&](const auto& sweep) {
+            sweep_forward(sweep, weight, bias, gates, cells, read, hidden, room, memory);
+        });
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(MOST_THREADS)
+    row_lstm_backward(const REAL* __restrict__ g, const Quad* __restrict__ weight, const REAL* __restrict__ gates,
+                      const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int spills, int height, int width, int h,
+                      int margin, int pitch, int taps) {
+    const Room room{h, margin, pitch};
+    with_memory(spill, spills, 9 * h, room, [&](REAL* memory) {
+        with_rows(height, width, taps,
+                  [&](const auto& sweep) { sweep_backward(sweep, g, weight, gates, cells, g_gates, room, memory); });
+    });
+}
+
+extern "C" __global__ void row_lstm_to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, int channels, int pixels,
+                                                 int width, int taps) {
+    to_rows(maps, rows, channels, pixels, width, taps);
+}
+
+extern "C" __global__ void row_lstm_from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps, int channels, int pixels,
+                                                   int width, int taps) {
+    from_rows(rows, maps, channels, pixels, width, taps);
 }

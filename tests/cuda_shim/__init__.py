@@ -49,6 +49,7 @@ SANITIZE = "CUDA_SHIM_SANITIZE" in os.environ
 CHECKS = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = ["-std=c++17", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-Wl,-Bsymbolic", *(CHECKS if SANITIZE else ["-O1"])]
 GUARD = 0 if SANITIZE else 4096  # bytes on both sides of every array
+SHARED = 99 << 10  # bytes of shared memory that a block can have
 HEADER = Path(__file__).with_name("cuda_shim.h")
 
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
@@ -140,10 +141,11 @@ class Function:
 class CudaOnCpu(types.ModuleType):
     """NumPy, with the few names of CuPy that have to do with a device."""
 
-    def __init__(self, multiprocessors: int, seed: int):
+    def __init__(self, multiprocessors: int, seed: int, shared_memory: int = SHARED):
         super().__init__("cupy")
         self.__version__ = "on the CPU"
-        device = types.SimpleNamespace(id=-1, attributes={"MultiProcessorCount": multiprocessors}, compute_capability="90")
+        attributes = {"MultiProcessorCount": multiprocessors, "MaxSharedMemoryPerBlockOptin": shared_memory}
+        device = types.SimpleNamespace(id=-1, attributes=attributes, compute_capability="90")
         self.cuda = types.SimpleNamespace(
             Device=lambda number=-1: device,
             compiler=types.SimpleNamespace(CompileException=CompileError),
@@ -165,10 +167,10 @@ class CudaOnCpu(types.ModuleType):
 
 
 @contextlib.contextmanager
-def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1) -> Iterator[CudaOnCpu]:
+def cuda_on_cpu(multiprocessors: int = 4, seed: int = 1, shared_memory: int = SHARED) -> Iterator[CudaOnCpu]:
     """Let `import cupy`, and kernels/runtime.py with it, find the device described above."""
     chosen = mock.patch.object(runtime, "_module_for", lambda package, _: importlib.import_module(f"{package}.cuda"))
-    with imported_as_cupy(CudaOnCpu(multiprocessors, seed)) as module, chosen:
+    with imported_as_cupy(CudaOnCpu(multiprocessors, seed, shared_memory)) as module, chosen:
         yield module
 
 
@@ -190,7 +192,7 @@ def imported_as_cupy(module: types.ModuleType) -> Iterator[types.ModuleType]:
 
 def forget() -> None:
     """Empty every cache of compiled sources, and of arrays that lie on a device."""
-    caches = [runtime.cupy, runtime._cuda_module, runtime._cuda_function, runtime._multiprocessors]
+    caches = [runtime.cupy, runtime._cuda_module, runtime._cuda_function, runtime._attribute]
     for name, module in list(sys.modules.items()):
         if name.startswith("tinygen.kernels.") and name.endswith("cuda"):
             caches += [value for value in vars(module).values() if hasattr(value, "cache_clear")]

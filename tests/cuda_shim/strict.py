@@ -293,7 +293,7 @@ class StrictCupy(CudaOnCpu):
         self._library = Library(real, np)
         self.ndarray = ndarray
         device = contextlib.nullcontext()
-        device.id, device.attributes, device.use = 0, {"MultiProcessorCount": multiprocessors}, lambda: None
+        device.id, device.attributes, device.use = 0, self.cuda.Device().attributes, lambda: None
         device.compute_capability = "90"
         self.cuda.Device = lambda number=0: device
         self.cuda.Event = Event
@@ -333,17 +333,19 @@ class Event:
         assert self.time
 
 
+class StrictFunction(Function):
+    """A kernel that takes the stand-in's arrays, and no others."""
+
+    def __call__(self, grid: tuple, block: tuple, args: tuple, **options: Any) -> None:
+        _log[self.name] += 1
+        super().__call__(grid, block, _bare(args), **options)
+
+
 class StrictModule(RawModule):
-    """Kernels that take the stand-in's arrays, and no others."""
+    """Its kernels are of that kind."""
 
-    def get_function(self, name: str) -> Callable:
-        function = Function(self.compile(), name, self._seed)
-
-        def launch(grid: tuple, block: tuple, args: tuple, **options: Any) -> None:
-            _log[name] += 1
-            function(grid, block, _bare(args), **options)
-
-        return launch
+    def get_function(self, name: str) -> StrictFunction:
+        return StrictFunction(self.compile(), name, self._seed)
 
 
 NAMESPACE = StrictCupy() if real else None

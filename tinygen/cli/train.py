@@ -77,11 +77,11 @@ def _continued(options: argparse.Namespace) -> tuple[Run, Dataset]:
         raise RunError(f"{', '.join(given)} cannot go with --resume: a run keeps the settings in its config.json")
     if options.model not in (None, run.config["model"]):
         raise RunError(f"{run.path} is a run of {run.config['model']}, not of {options.model}")
-    before, now = run.config["versions"], versions()
+    usable_device(run.config["device"])
+    before, now = run.config["versions"], versions(run.config["device"])
     for package in now:
         if before.get(package) != now[package]:
             print(f"{package} was {before.get(package)}, is {now[package]}: bits may differ", file=sys.stderr)
-    usable_device(run.config["device"])
     return run, load_data(run.recipe.data, options.data_dir or run.config["data"]["folder"])
 
 

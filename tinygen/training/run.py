@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import tinygen
+from tinygen.backend import describe_gpu, load_cupy
 from tinygen.models import MODELS, Recipe
 from tinygen.models.recipe import closest
 from tinygen.nn.serialize import write_atomically
@@ -156,15 +157,17 @@ def configuration(
         "seed": seed,
         "device": device,
         "data": dict(data),
-        "versions": versions(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions(device),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()}
+        | ({} if device == "cpu" else {"gpu": describe_gpu(device)}),
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages whose code decides the bits of a run."""
+def versions(device: str) -> dict[str, str]:
+    """The versions of Python and of the packages whose code decides the bits of a run on `device`."""
     found = {package: metadata.version(package) for package in VERSIONS_OF}
-    return {"tinygen": tinygen.__version__, "python": platform.python_version(), **found}
+    cupy = {} if device == "cpu" else {"cupy": load_cupy().__version__}
+    return {"tinygen": tinygen.__version__, "python": platform.python_version(), **found, **cupy}
 
 
 def write_json(path: Path, value: Any) -> None:

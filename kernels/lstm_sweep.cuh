@@ -1,0 +1,282 @@
+// An LSTM that sweeps over an image in waves, on the GPU. REAL is float or double.
+//
+// A sweep is one launch, however many waves depend on each other: a block takes an image through all of them, and what one wave
+// hands to the next lies in the block's shared memory. A wave costs one barrier and no wait for memory: what it reads there is
+// asked for before its products and used after them. All that does not depend on the wave before is done outside, by large
+// products: the inputs' part of the gates beforehand, the gradients of inputs and weights afterwards. What limits a sweep are
+// the products of one block, bound by the loads that feed them, and with few units the chain of a wave's latencies; a batch
+// smaller than the number of multiprocessors leaves some without work.
+//
+// A wave's cells have places on a line, its slots: slot s reads the hidden states at the slots s - shift(tap) of the wave before,
+// and goes on with the cell state of slot s. What is read outside the image is zero: a slot holds zeros until its first cell,
+// margins beside the line always do, and no one reads a slot after its last cell.
+
+#include "lstm.cuh"
+
+constexpr int CELLS = 4;               // side by side, of a thread: each weight that is read serves so many
+constexpr int GROUPS = 8;              // of threads along the line
+constexpr int TILE = CELLS * GROUPS;   // slots of a block at a time
+constexpr int MOST_THREADS = GROUPS * 64;
+constexpr unsigned EVERY_LANE = 0xffffffffu;
+
+struct __align__(16) Quad {
+    REAL v[4];
+};
+
+// The shape of what a block keeps: rows of shared memory, `margin` of zeros, the slots, zeros up to `pitch`.
+struct Room {
+    int h, margin, pitch;  // margin and pitch are multiples of 4, pitch / 4 is odd: neighbouring rows begin in other banks
+};
+
+__device__ void clear(REAL* memory, int size) {
+    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < size; i += blockDim.x * blockDim.y) memory[i] = 0;
+    __syncthreads();
+}
+
+// Call body(memory) with room for `rows` rows: the block's shared memory or, where that does not suffice, its part of `spill`.
+template <class Body>
+__device__ void with_memory(REAL* spill, int spills, int rows, const Room& room, Body body) {
+    extern __shared__ __align__(16) REAL shared[];
+    if (spills)
+        body(spill + (long long)blockIdx.x * rows * room.pitch);
+    else
+        body(shared);
+}
+
+// The pixels of a thread's cells, from `slot` on; -1 stands for a slot that has no cell in this wave.
+template <class Sweep>
+struct Cells {
+    int pixel[CELLS];
+
+    __device__ Cells(const Sweep& sweep, int wave, int slot) {
+        const int first = wave < 0 ? 1 : sweep.first(wave), last = wave < 0 ? 0 : sweep.last(wave);
+#pragma unroll
+        for (int c = 0; c < CELLS; c++) pixel[c] = slot + c < first || slot + c > last ? -1 : sweep.pixel(wave, slot + c);
+    }
+};
+
+// What stands c places from the thread's first slot in a row of the wave before; `here` holds the thread's own slots. Where the
+// compiler knows the taps it knows c, and most reads are of registers.
+template <class Sweep>
+__device__ REAL near(const REAL* row, const Quad& here, int c) {
+    return Sweep::KNOWN && 0 <= c && c < CELLS ? here.v[c] : row[c];
+}
+
+// sum[o][c]: the products of what cell c reads, row k of `states` (h rows) at its slot, with weight (taps, h, h) of Quads.
+template <class Sweep>
+__device__ void add_products(REAL (&sum)[4][CELLS], const REAL* states, const Quad* __restrict__ weight, const Room& room,
+                             int unit, const Sweep& sweep) {
+    weight += unit;
+#pragma unroll 2
+    for (int k = 0; k < room.h; k++, states += room.pitch) {
+        const Quad here = *reinterpret_cast<const Quad*>(states);
+#pragma unroll
+        for (int tap = 0; tap < sweep.taps(); tap++) {
+            const Quad factor = weight[(tap * room.h + k) * room.h];
+#pragma unroll
+            for (int c = 0; c < CELLS; c++)
+#pragma unroll
+                for (int o = 0; o < 4; o++) sum[o][c] += factor.v[o] * near<Sweep>(states, here, c - sweep.shift(tap));
+        }
+    }
+}
+
+// gates (N, pixels, 4 h): the inputs' part of the pre-activations in, activations out. weight (taps, h, h, 4): from the tap's
+// state k to the gates of unit j; bias (4 h). cells (N, pixels, h), hidden (N, h, pixels) and read (N, pixels, taps h + 4), what
+// each cell reads and behind it 1, 0, 0, 0, are computed. One block per image; memory has room for 3 h rows.
+template <class Sweep>
+__device__ void sweep_forward(const Sweep& sweep, const Quad* __restrict__ weight, const REAL* __restrict__ bias, REAL* gates,
+                              REAL* cells, REAL* read, REAL* hidden, const Room& room, REAL* memory) {
+    const int h = room.h, pixels = sweep.height * sweep.width, columns = sweep.taps() * h + 4;
+    const long long image = (long long)blockIdx.x * pixels;
+    gates += image * 4 * h;
+    cells += image * h;
+    read += image * columns;
+    hidden += image * h;
+    REAL *before = memory + room.margin, *after = before + h * room.pitch, *const cell = after + h * room.pitch;
+    clear(memory, 3 * h * room.pitch);
+    for (int wave = 0; wave < sweep.waves(); wave++) {
+        for (int slot = threadIdx.y * CELLS; slot <= sweep.last(wave); slot += TILE) {
+            if (slot + CELLS <= sweep.first(wave)) continue;
+            const Cells<Sweep> at(sweep, wave, slot);
+            for (int unit = threadIdx.x; unit < h; unit += blockDim.x) {
+                REAL gate[CELLS][4], sum[4][CELLS] = {};
+#pragma unroll
+                for (int c = 0; c < CELLS; c++)
+#pragma unroll
+                    for (int o = 0; o < 4; o++)
+                        gate[c][o] = at.pixel[c] < 0 ? 0 : gates[at.pixel[c] * 4 * h + o * h + unit];
+                add_products(sum, before + slot, weight, room, unit, sweep);
+                Quad states = {};
+#pragma unroll
+                for (int c = 0; c < CELLS; c++) {
+                    const int p = at.pixel[c];
+                    if (p < 0) continue;
+#pragma unroll
+                    for (int o = 0; o < 4; o++) gate[c][o] += bias[o * h + unit] + sum[o][c];
+                    REAL& carried = cell[unit * room.pitch + slot + c];
+                    activate(gate[c], carried, carried, states.v[c]);
+#pragma unroll
+                    for (int o = 0; o < 4; o++) gates[p * 4 * h + o * h + unit] = gate[c][o];
+                    cells[p * h + unit] = carried;
+                    hidden[unit * pixels + p] = states.v[c];
+                    for (int tap = 0; tap < sweep.taps(); tap++)
+                        read[p * columns + tap * h + unit] = before[unit * room.pitch + slot + c - sweep.shift(tap)];
+                    if (unit == 0)
+                        for (int i = 0; i < 4; i++) read[p * columns + columns - 4 + i] = i == 0;
+                }
+                *reinterpret_cast<Quad*>(after + unit * room.pitch + slot) = states;
+            }
+        }
+        __syncthreads();
+        REAL* const written = after;
+        after = before;
+        before = written;
+    }
+}
+
+// As add_products on the way back, for the units of a Quad: sum[u][c] over one of the four gates of every unit k of the cells
+// that read cell c. gradients: row 4 k + gate; weight (taps, h, quads, 4 gates), of Quads.
+template <class Sweep>
+__device__ void add_products_back(REAL (&sum)[4][CELLS], const REAL* gradients, const Quad* __restrict__ weight,
+                                  const Room& room, int unit, const Sweep& sweep) {
+    const int units = (room.h + 3) / 4 * 4;
+    gradients += unit % 4 * room.pitch;
+    weight += unit;
+#pragma unroll 2
+    for (int k = 0; k < room.h; k++, gradients += 4 * room.pitch) {
+        const Quad here = *reinterpret_cast<const Quad*>(gradients);
+#pragma unroll
+        for (int tap = 0; tap < sweep.taps(); tap++) {
+            const Quad factor = weight[(tap * room.h + k) * units];
+#pragma unroll
+            for (int c = 0; c < CELLS; c++)
+#pragma unroll
+                for (int u = 0; u < 4; u++) sum[u][c] += factor.v[u] * near<Sweep>(gradients, here, c + sweep.shift(tap));
+        }
+    }
+}
+
+// Four lanes side by side hold sums of the same four units: lane l of them returns in total[c] those of unit l, added up.
+__device__ void share_out(const REAL (&sum)[4][CELLS], REAL (&total)[CELLS]) {
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+#pragma unroll
+    for (int c = 0; c < CELLS; c++) {
+        REAL pair[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const REAL kept = odd ? sum[2 * i + 1][c] : sum[2 * i][c], given = odd ? sum[2 * i][c] : sum[2 * i + 1][c];
+            pair[i] = kept + __shfl_xor_sync(EVERY_LANE, given, 1);
+        }
+        total[c] = (upper ? pair[1] : pair[0]) + __shfl_xor_sync(EVERY_LANE, upper ? pair[0] : pair[1], 2);
+    }
+}
+
+// g_gates (N, pixels, 4 h) from g (N, h, pixels), the gradient of the hidden states. weight (taps, h, quads, 4, 4): from the gate
+// (its fourth axis) of unit k to the unit u of a quad, h filled up to whole quads. One block per image; memory has room for 9 h
+// rows.
+template <class Sweep>
+__device__ void sweep_backward(const Sweep& sweep, const REAL* __restrict__ g, const Quad* __restrict__ weight,
+                               const REAL* __restrict__ gates, const REAL* __restrict__ cells, REAL* g_gates, const Room& room,
+                               REAL* memory) {
+    const int h = room.h, pixels = sweep.height * sweep.width;
+    const long long image = (long long)blockIdx.x * pixels;
+    g += image * h;
+    gates += image * 4 * h;
+    cells += image * h;
+    g_gates += image * 4 * h;
+    REAL *later = memory + room.margin, *now = later + 4 * h * room.pitch, *const g_cell = now + 4 * h * room.pitch;
+    clear(memory, 9 * h * room.pitch);
+    for (int wave = sweep.waves() - 1; wave >= 0; wave--) {
+        for (int tile = 0; tile <= sweep.last(wave); tile += TILE) {
+            const int slot = tile + threadIdx.y * CELLS;
+            const bool any = slot <= sweep.last(wave) && slot + CELLS > sweep.first(wave);
+            if (!__any_sync(EVERY_LANE, any)) continue;  // lanes of another group take part in the exchange of sums
+            const Cells<Sweep> at(sweep, wave, slot), from(sweep, wave - 1, slot);
+            for (int base = 0; base < h; base += blockDim.x) {
+                const int unit = base + threadIdx.x;
+                REAL gate[CELLS][4] = {}, before[CELLS] = {}, after[CELLS] = {}, g_hidden[CELLS] = {}, sum[4][CELLS] = {};
+#pragma unroll
+                for (int c = 0; c < CELLS; c++) {
+                    const int p = at.pixel[c];
+                    if (p < 0 || unit >= h) continue;
+#pragma unroll
+                    for (int o = 0; o < 4; o++) gate[c][o] = gates[p * 4 * h + o * h + unit];
+                    before[c] = from.pixel[c] < 0 ? 0 : cells[from.pixel[c] * h + unit];
+                    after[c] = cells[p * h + unit];
+                    g_hidden[c] = g[unit * pixels + p];
+                }
+                REAL total[CELLS];
+                if (any && unit / 4 * 4 < h) add_products_back(sum, later + slot, weight, room, unit, sweep);
+                share_out(sum, total);
+                if (!any || unit >= h) continue;
+                Quad gradients[4] = {};
+#pragma unroll
+                for (int c = 0; c < CELLS; c++) {
+                    const int p = at.pixel[c];
+                    if (p < 0) continue;
+                    REAL& carried = g_cell[unit * room.pitch + slot + c];
+                    REAL g_gate[4];
+                    carried = differentiate(gate[c], before[c], after[c], g_hidden[c] + total[c], carried, g_gate);
+#pragma unroll
+                    for (int o = 0; o < 4; o++) gradients[o].v[c] = g_gates[p * 4 * h + o * h + unit] = g_gate[o];
+                }
+#pragma unroll
+                for (int o = 0; o < 4; o++) *reinterpret_cast<Quad*>(now + (unit * 4 + o) * room.pitch + slot) = gradients[o];
+            }
+        }
+        __syncthreads();
+        REAL* const written = now;
+        now = later;
+        later = written;
+    }
+}
+
+// ---- Between maps (N, C, pixels) and rows (N, pixels, taps C), in tiles that shared memory turns ----
+
+constexpr int SIDE = 32;
+
+// rows: of each pixel the maps there and at the pixels before it in its row, tap t looking taps - 1 - t to the left; zeros
+// outside. One block of SIDE x GROUPS threads per image (x) and SIDE pixels (y) by SIDE maps (z).
+__device__ void to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, int channels, int pixels, int width, int taps) {
+    __shared__ REAL tile[SIDE][SIDE + 1];
+    const int first_pixel = blockIdx.y * SIDE, first_channel = blockIdx.z * SIDE;
+    maps += (long long)blockIdx.x * channels * pixels;
+    rows += (long long)blockIdx.x * pixels * taps * channels;
+    for (int tap = 0; tap < taps; tap++) {
+        const int left = taps - 1 - tap, to = first_pixel + threadIdx.x;
+        for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+            const int c = first_channel + i;
+            tile[i][threadIdx.x] = c < channels && to < pixels && to % width >= left ? maps[c * pixels + to - left] : 0;
+        }
+        __syncthreads();
+        const int c = first_channel + threadIdx.x;
+        for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+            const int p = first_pixel + i;
+            if (c < channels && p < pixels) rows[(p * taps + tap) * channels + c] = tile[threadIdx.x][i];
+        }
+        __syncthreads();
+    }
+}
+
+// The transpose of to_rows, as a linear map: what the rows took from a pixel of a map is added up there.
+__device__ void from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps, int channels, int pixels, int width, int taps) {
+    __shared__ REAL tile[SIDE][SIDE + 1];
+    const int first_pixel = blockIdx.y * SIDE, first_channel = blockIdx.z * SIDE;
+    maps += (long long)blockIdx.x * channels * pixels;
+    rows += (long long)blockIdx.x * pixels * taps * channels;
+    const int c = first_channel + threadIdx.x;
+    for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+        const int p = first_pixel + i;
+        REAL sum = 0;
+        for (int tap = 0; tap < taps; tap++) {
+            const int right = taps - 1 - tap;
+            if (c < channels && p < pixels && p % width + right < width) sum += rows[((p + right) * taps + tap) * channels + c];
+        }
+        tile[i][threadIdx.x] = sum;
+    }
+    __syncthreads();
+    const int p = first_pixel + threadIdx.x;
+    for (int i = threadIdx.y; i < SIDE; i += GROUPS)
+        if (first_channel + i < channels && p < pixels) maps[(first_channel + i) * pixels + p] = tile[threadIdx.x][i];
+}
