@@ -8,6 +8,7 @@
 Inside, `import cupy` gives a namespace that has what the installed CuPy has, and nothing else: a function that CuPy lacks, or
 an argument that its function does not take, is an error. So is a NumPy array among the arguments, an index that is one, an
 assignment of one, and `numpy.asarray` of an array of this type; `cupy.asarray` and `cupy.asnumpy` are the only ways in and out.
+A stream captures what is done (graphs.py), and then these ways are errors too.
 Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Of the values that an assignment
 writes to one element the first is kept, as it may be on a device, where NumPy keeps the last. Other values are NumPy's.
 """
@@ -27,6 +28,7 @@ import numpy as np
 import pytest
 
 from cuda_shim import CudaOnCpu, Function, RawModule, imported_as_cupy
+from cuda_shim.graphs import Stream, performed, refuse
 
 try:
     import cupy as real
@@ -39,6 +41,8 @@ CONVERTERS = ("array", "asarray")  # functions that take NumPy's arrays
 SCATTERED = {"add": "eifdILQFD", "maximum": "ifdILQ", "minimum": "ifdILQ"}  # dtypes that the method `at` of a ufunc takes
 
 
+WAITING = ("item", "tolist", "nonzero", "flatnonzero", "argwhere", "unique")  # for a number, or a size, that the host needs
+JOINING, JOINED = ("concatenate", "stack", "hstack", "vstack"), 8
 MASKED = 12  # launches of an assignment through a boolean index, about
 _log: collections.Counter[str] = collections.Counter()
 
@@ -99,26 +103,24 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self._array.__dlpack_device__()
 
     def get(self) -> np.ndarray:
+        refuse("a transfer to the host")
         _log["get"] += 1
         return self._array.copy()
 
     def __getitem__(self, index: Any) -> "ndarray":
         _log["getitem"] += any(isinstance(part, (ndarray, list)) for part in _parts(index))
-        return _wrapped(self._array[_index(index)], self)
+        if any(isinstance(part, list) or (isinstance(part, ndarray) and part.dtype.kind == "b") for part in _parts(index)):
+            refuse("an index that is a list or a mask")
+        return _wrapped(performed(operator.getitem, self._array, _index(index)), self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         index = _index(index)
         _log["setitem"] += (
             MASKED if any(isinstance(part, np.ndarray) and part.dtype.kind == "b" for part in _parts(index)) else 1
         )
-        if any(isinstance(part, (np.ndarray, list)) and np.asarray(part).dtype.kind in "iu" for part in _parts(index)):
-            places = np.arange(self._array.size).reshape(self._array.shape)[index]
-            values = np.empty(places.shape, self._array.dtype)
-            values[...] = _bare(value)
-            places, first = np.unique(places, return_index=True)
-            np.put(self._array, places, values.reshape(-1)[first])
-        else:
-            self._array[index] = _bare(value)
+        if any(isinstance(part, list) for part in _parts(index)):
+            refuse("an index that is a list")
+        performed(_assigned, self._array, index, _bare(value))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -128,6 +130,17 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __repr__(self) -> str:
         return repr(self._array)
+
+
+def _assigned(array: np.ndarray, index: Any, value: Any) -> None:
+    if any(isinstance(part, (np.ndarray, list)) and np.asarray(part).dtype.kind in "iu" for part in _parts(index)):
+        places = np.arange(array.size).reshape(array.shape)[index]
+        values = np.empty(places.shape, array.dtype)
+        values[...] = value
+        places, first = np.unique(places, return_index=True)
+        np.put(array, places, values.reshape(-1)[first])
+    else:
+        array[index] = value
 
 
 def _operators() -> None:
@@ -150,12 +163,12 @@ def _operated(function: Callable, *sides: Any) -> Any:
     if not all(isinstance(side, (ndarray, bool, int, float, complex, np.generic, np.ndarray)) for side in sides):
         return NotImplemented
     _log[function.__name__] += 1
-    return _wrapped(np.asarray(function(*map(_bare, sides))))
+    return _wrapped(performed(function, *map(_bare, sides)))
 
 
 def _in_place(name: str, self: ndarray, other: Any) -> ndarray:
     _log[name] += 1
-    getattr(self._array, name)(_bare(other))
+    performed(getattr(self._array, name), _bare(other))
     return self
 
 
@@ -212,7 +225,11 @@ def _called(function: Callable, signature: inspect.Signature | None, converts: b
     if not converts:
         args, kwargs = _bare(args), {name: _bare(value) for name, value in kwargs.items()}
     bound = isinstance(getattr(function, "__self__", None), np.ndarray)
-    result = _wrapped(function(*args[bound:], **kwargs), *sources)
+    if function.__name__ in WAITING or (converts and not isinstance(sources[0], ndarray)):
+        refuse(function.__name__)
+    if function.__name__ in JOINING and len(sources) > JOINED:
+        refuse(f"{function.__name__} of more than {JOINED} arrays, whose addresses the host sends,")
+    result = _wrapped(performed(function, *args[bound:], **kwargs), *sources)
     made = result if isinstance(result, list) else [result]
     _log[function.__name__] += "out" in kwargs or not all(_is_free(part, sources) for part in made)
     return result
@@ -282,7 +299,7 @@ def _scattered(routine: Routine, target: ndarray, index: Any, values: Any) -> No
     name = routine._ours.__name__
     if target.dtype.char not in SCATTERED[name]:
         raise TypeError(f"cupy.{name}.at does not support {target.dtype}")
-    routine._ours.at(target._array, _index(index), _bare(values))
+    performed(routine._ours.at, target._array, _index(index), _bare(values))
 
 
 class StrictCupy(CudaOnCpu):
@@ -297,6 +314,10 @@ class StrictCupy(CudaOnCpu):
         device.compute_capability = "90"
         self.cuda.Device = lambda number=0: device
         self.cuda.Event = Event
+        self.cuda.Stream = functools.partial(Stream, log=_log)
+        self.cuda.get_current_stream = self.cuda.Stream
+        self.cuda.MemoryPool = lambda: types.SimpleNamespace(malloc=None)
+        self.cuda.using_allocator = lambda allocator: contextlib.nullcontext()
         self.cuda.get_elapsed_time = lambda first, last: 1e3 * (last.time - first.time)
         self.cuda.runtime.driverGetVersion = self.cuda.runtime.runtimeGetVersion = lambda: 13000
         properties = {"name": b"stand-in", "multiProcessorCount": multiprocessors, "totalGlobalMem": 1 << 30}
@@ -309,6 +330,7 @@ class StrictCupy(CudaOnCpu):
     def asarray(self, a: Any, dtype: Any = None) -> ndarray:
         if isinstance(a, ndarray):
             return a if dtype in (None, a.dtype) else a.astype(dtype)
+        refuse("a transfer from the host")
         _log["asarray"] += 1
         return ndarray(np.array(a, dtype))
 
@@ -316,7 +338,7 @@ class StrictCupy(CudaOnCpu):
         return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
     def empty(self, shape: Any, dtype: Any = float) -> ndarray:
-        return ndarray(super().empty(shape, dtype))
+        return ndarray(performed(super().empty, shape, dtype))
 
     def ascontiguousarray(self, a: ndarray, dtype: Any = None) -> ndarray:
         same = dtype in (None, a.dtype) and a.flags.c_contiguous
@@ -338,7 +360,7 @@ class StrictFunction(Function):
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, **options: Any) -> None:
         _log[self.name] += 1
-        super().__call__(grid, block, _bare(args), **options)
+        performed(super().__call__, grid, block, _bare(args), **options)
 
 
 class StrictModule(RawModule):
