@@ -20,7 +20,7 @@ FLOORS = (
     ("blas",),
     ("kernels",),
     ("backend",),
-    ("anomaly", "guard"),
+    ("anomaly", "guard", "replay"),
     ("graph",),
     ("tensor",),
     ("op",),

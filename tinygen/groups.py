@@ -82,6 +82,16 @@ class ResidentGroup(Group):
         parts = [part for p, gap in zip(self._parameters, self._padding) for part in (p.grad.ravel(), gap) if part is not None]
         return module_of(self._grad).concatenate(parts, out=self._grad)
 
+    def copied_gradient(self) -> Array:
+        """As `gradient`, each by a launch of its own: what joins many arrays by one is sent their addresses by the host, and so
+        cannot be part of a CUDA graph."""
+        return super().gradient()
+
+    @property
+    def gathered(self) -> Array:
+        """What the last of the two returned."""
+        return self._grad
+
     def gather(self) -> Array:
         """All parameters, one behind the other, where they lie."""
         return self._param

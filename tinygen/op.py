@@ -225,7 +225,7 @@ class Op:
             changed = storage is not None and storage.version != version
             if stamp is not None:
                 changed = changed or fingerprint(array) != stamp
-            elif storage.exposed is not None:
+            elif storage.exposed is not None and mode.watching:
                 changed = changed or fingerprint(owner(array)) != storage.exposed
             if changed:
                 raise RuntimeError(
@@ -239,6 +239,8 @@ def _stamp(name: str, array: Array, node: Node | None) -> tuple:
     storage = None if node is None else node.storage()
     if storage is not None and storage.exposed is None:
         return name, array, storage, storage.version, None
+    if not mode.watching:
+        return name, array, storage, 0 if storage is None else storage.version, None
     whole = owner(array)
     watched = whole if whole.nbytes < array.nbytes else array  # a broadcast view is larger than what it looks at
     return name, watched, storage, 0 if storage is None else storage.version, fingerprint(watched)

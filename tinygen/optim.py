@@ -71,6 +71,17 @@ class Optimizer:
             self._step(gathered)
         return norm
 
+    def whole_group(self) -> ResidentGroup | None:
+        """The group, on a GPU, that all parameters lie in and are updated in by one call; None where there is no such one."""
+        group = self._groups[0]
+        whole = len(self._groups) == 1 and group.resident and group.in_place and len(set(self.steps)) == 1
+        return group if whole else None
+
+    def gathered_step(self, group: ResidentGroup, norm: float, max_norm: float) -> None:
+        """`clipped_step` where `group`, that of `whole_group`, has gathered the gradients, and the norm is known and finite."""
+        _scale([group.gathered], norm, max_norm)
+        self._step({group: group.gathered})
+
     def _step(self, gathered: Mapping[Group, Array]) -> None:
         """`step`, with the gradients of the groups in `gathered` as they are there."""
         for group in self._groups:
@@ -324,12 +335,16 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 
 def _clip(grads: list[Array], max_norm: float) -> float:
-    squares = [_sum_of_squares(grad) for grad in grads]
+    squares = [sum_of_squares(grad) for grad in grads]
     norm = math.sqrt(float(sum(squares[1:], squares[0]))) if squares else 0.0
+    _scale(grads, norm, max_norm)
+    return norm
+
+
+def _scale(grads: list[Array], norm: float, max_norm: float) -> None:
     if math.isfinite(norm) and (factor := max_norm / (norm + 1e-6)) < 1:
         for grad in grads:
             grad *= factor
-    return norm
 
 
 def _grouped(parameters: list[Tensor], slots: tuple[str, ...]) -> list[Group]:
@@ -349,7 +364,7 @@ def _in_range(name: str, value: float, below: float = math.inf) -> float:
     return value
 
 
-def _sum_of_squares(array: Array) -> Array:
+def sum_of_squares(array: Array) -> Array:
     """The sum of the squares as a 0-d array, so that a GPU is waited for only once; long rows are summed in float64."""
     flat = array.ravel(order="K")
     xp = module_of(flat)

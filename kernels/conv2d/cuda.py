@@ -7,7 +7,7 @@ and a stride splits the outputs of the gradient into grids that each have their 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +137,7 @@ def _split(rows: int, columns: int, groups: int, pixels: int, processors: int) -
     return tile, -(-pixels // size), size
 
 
-@lru_cache(maxsize=256)
+@cache  # without bounds: a CUDA graph reads the plans that it was captured with long after the last call
 def _plan(
     axis: Callable[..., Axis],
     window: Window,

@@ -21,6 +21,7 @@ from tinygen.backend import Array, device_of, to_device
 from tinygen.evaluation import bits_per_dim
 from tinygen.models.pictures import Picture
 from tinygen.models.recipe import Recipe
+from tinygen.models.replayed import Replays
 
 if TYPE_CHECKING:
     from tinygen.data import Split
@@ -45,6 +46,9 @@ class Model(nn.Module):
     uses_labels: ClassVar[bool] = False
     # Whether `pictures` gets them even so, as `labels`: None where the data have none.
     shows_labels: ClassVar[bool] = False
+    # Whether `loss` draws no random number and does nothing on the host but call operations, the same ones for every batch of a
+    # shape, with the buffers where they were: on a GPU a training step is then captured and replayed (replayed.py).
+    replayed: ClassVar[bool] = False
 
     @classmethod
     def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
@@ -89,9 +93,12 @@ class Model(nn.Module):
 
     def train_step(self, x: Array, optimizers: Optimizers, rng: np.random.Generator) -> dict[str, float]:
         """One update from the batch `x`; returns the figures to log, of which "loss" is shown."""
-        loss = self.loss(x, rng)
-        optimizers.minimize(loss)
-        return {"loss": loss.item()}
+        value = optimizers.minimize_replayed(self, x) if self.replayed and self.training else None
+        if value is None:
+            loss = self.loss(x, rng)
+            optimizers.minimize(loss)
+            value = loss.item()
+        return {"loss": value}
 
     def evaluate(self, x: Array, rng: np.random.Generator) -> dict[str, float]:
         """Figures on held-out examples `x` (n, dimensions): mean "nll" in nats, and "bits_per_dim".
@@ -157,6 +164,7 @@ class Optimizers(dict):
         self.clip = clip
         # The schedule multiplies these, so each optimizer may have a rate of its own.
         self.base_lr = {name: optimizer.lr for name, optimizer in self.items()}
+        self._replays = Replays()
 
     def set_lr(self, factor: float) -> None:
         """Give every optimizer `factor` times the rate that it was made with."""
@@ -168,16 +176,37 @@ class Optimizers(dict):
 
         Raises NotFiniteError, without changing a parameter, when the loss or its gradient is not finite.
         """
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NotFiniteError(f"the loss became {value}")
+        _check_finite("the loss", loss.item())
         optimizer = self[name]
         optimizer.zero_grad()
         loss.backward()
-        norm = optimizer.clipped_step(math.inf if self.clip is None else self.clip)
-        if not math.isfinite(norm):
-            raise NotFiniteError(f"the gradient's norm became {norm}")
+        norm = optimizer.clipped_step(self._max_norm)
+        _check_finite("the gradient's norm", norm)
         return norm
+
+    def minimize_replayed(self, model: Model, x: Array) -> float | None:
+        """As `minimize` of the model's loss of the batch `x`, by replaying a CUDA graph; returns the loss.
+
+        None, with nothing changed, where there can be no such graph.
+        """
+        optimizer = self["model"]
+        step = self._replays.step(model, optimizer, x)
+        if step is None:
+            return None
+        value, norm = step(x)
+        _check_finite("the loss", value)
+        _check_finite("the gradient's norm", norm)
+        optimizer.gathered_step(step.group, norm, self._max_norm)
+        return value
+
+    @property
+    def _max_norm(self) -> float:
+        return math.inf if self.clip is None else self.clip
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise NotFiniteError(f"{name} became {value}")
 
 
 def optim_from(recipe: Recipe, parameters: Any, **changes: Any) -> Any:

@@ -44,6 +44,8 @@ class PixelModel(Model):
     A subclass defines `logits`. Examples x are flat, (B, height x width x colours), the colour running fastest.
     """
 
+    replayed = True
+
     def __init__(self, shape: tuple[int, int, int], levels: int):
         if levels < 2:
             raise ValueError(f"levels = {levels} is out of range: 2 (bits) or more (grey values)")
