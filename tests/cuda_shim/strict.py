@@ -225,7 +225,7 @@ def _called(function: Callable, signature: inspect.Signature | None, converts: b
     if not converts:
         args, kwargs = _bare(args), {name: _bare(value) for name, value in kwargs.items()}
     bound = isinstance(getattr(function, "__self__", None), np.ndarray)
-    if function.__name__ in WAITING or (converts and not isinstance(sources[0], ndarray)):
+    if function.__name__ in WAITING:
         refuse(function.__name__)
     if function.__name__ in JOINING and len(sources) > JOINED:
         refuse(f"{function.__name__} of more than {JOINED} arrays, whose addresses the host sends,")
@@ -285,6 +285,8 @@ class Routine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._converts:
+            if not isinstance(args[0], ndarray):
+                refuse("a transfer from the host")
             args = tuple(x._array if isinstance(x, ndarray) else x for x in args)
         return _called(self._ours, _signature(self._theirs), self._converts, *args, **kwargs)
 

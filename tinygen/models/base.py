@@ -46,9 +46,6 @@ class Model(nn.Module):
     uses_labels: ClassVar[bool] = False
     # Whether `pictures` gets them even so, as `labels`: None where the data have none.
     shows_labels: ClassVar[bool] = False
-    # Whether `loss` draws no random number and does nothing on the host but call operations, the same ones for every batch of a
-    # shape, with the buffers where they were: on a GPU a training step is then captured and replayed (replayed.py).
-    replayed: ClassVar[bool] = False
 
     @classmethod
     def build(cls, recipe: Recipe, train: Split, rng: np.random.Generator) -> Self:
@@ -131,6 +128,15 @@ class Model(nn.Module):
                 yield
         finally:
             self.train()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether a training step on a GPU may be captured and replayed (replayed.py).
+
+        Then `loss` draws no random number, reads no value on the host and calls the same operations for every batch of a shape;
+        and buffers stay where they are: `load_state_dict` writes into them, another array in place of one is not seen.
+        """
+        return False
 
     @property
     def device(self) -> str:

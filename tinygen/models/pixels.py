@@ -44,8 +44,6 @@ class PixelModel(Model):
     A subclass defines `logits`. Examples x are flat, (B, height x width x colours), the colour running fastest.
     """
 
-    replayed = True
-
     def __init__(self, shape: tuple[int, int, int], levels: int):
         if levels < 2:
             raise ValueError(f"levels = {levels} is out of range: 2 (bits) or more (grey values)")
@@ -115,6 +113,10 @@ class PixelModel(Model):
     def images(self, x: Array) -> Array:
         """x (B, D) as images (B, colours, H, W), in the parameters' dtype."""
         return to_images(x.astype(next(iter(self.parameters())).dtype, copy=False), self.shape)
+
+    @property
+    def replayed(self) -> bool:
+        return self.levels == 2  # cross_entropy reads its targets, to refuse those that are no level
 
     @property
     def shape(self) -> tuple[int, int, int]:
