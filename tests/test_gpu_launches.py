@@ -90,6 +90,20 @@ def test_a_change_in_place_is_noticed_in_anomaly_mode():
                     y.backward()
 
 
+@pytest.mark.parametrize("watched", [(True, False), (False, True)], ids=["forward", "backward"])
+def test_anomaly_mode_in_one_direction_only_gives_no_false_alarm(watched):
+    mode = {True: tg.detect_anomaly, False: contextlib.nullcontext}
+    with strict_cupy() as cupy:
+        x, weight = cupy.asarray(np.ones(3)), tg.Tensor(cupy.asarray(np.ones(3)), requires_grad=True)
+        with mode[watched[0]]():
+            z = tg.exp(weight)
+            y = tg.sum(z * x)
+            assert z.data is not None  # handed out
+        with mode[watched[1]]():
+            y.backward()
+        np.testing.assert_allclose(cupy.asnumpy(weight.grad), np.e)
+
+
 def test_a_mask_without_a_hole_costs_nothing():
     x, weight, bias = np.ones((2, 3, 4, 4)), np.ones((5, 3, 3, 3)), np.ones(5)
     counts = []

@@ -51,6 +51,12 @@ def fingerprint(array: Array) -> int | None:
     return total
 
 
+def changed_since(array: Array, stamp: int) -> bool:
+    """Whether the array's fingerprint is another now; False where none is taken."""
+    now = fingerprint(array)
+    return now is not None and now != stamp
+
+
 def owner(array: Array) -> Array:
     """The array that owns the memory `array` is a view of."""
     while (base := array.base) is not None and is_array(base):
