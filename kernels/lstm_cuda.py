@@ -18,6 +18,7 @@ GROUPS, MOST_UNITS, FEWEST_UNITS, WARP = 8, 64, 16, 32  # threads along the line
 QUAD = 4  # numbers that are loaded together
 SIDE = 32  # of the tiles in which maps become rows
 ALWAYS = 48 << 10  # bytes of shared memory that a block has without asking
+SPILLED, ROWS, ALL = range(3)  # as in lstm_sweep.cuh
 
 
 class Sweep(NamedTuple):
@@ -47,7 +48,7 @@ def forward(x: Array, weight_ih: Array, weight_hh: Array, bias: Array, sweep: Sw
     cells, read = empty((N, pixels, h), x.dtype), empty((N * pixels, taps * h + QUAD), x.dtype)
     hidden = empty((N, h, *size), x.dtype)
     weight = _contiguous(weight_hh.reshape(4, h, h, taps).transpose(3, 2, 1, 0))
-    _sweep(sweep, "forward", size, N, h, 3 * h, weight, _contiguous(bias), gates, cells, read, hidden)
+    _sweep(sweep, "forward", hidden.shape, 3 * h, weight, weight, _contiguous(bias), gates, cells, read, hidden)
     return hidden, (seen, gates, cells, read)
 
 
@@ -61,7 +62,7 @@ def backward(g: Array, weight_ih: Array, weight_hh: Array, residual: tuple, swee
         weight = cupy().pad(weight, ((0, 0), (0, 0), (0, units - h), (0, 0)))
     weight = _contiguous(weight.reshape(4, h, -1, QUAD, taps).transpose(4, 1, 2, 0, 3))
     g_gates, g_x = cupy().empty(gates.shape, g.dtype), cupy().empty((N, C, *size), g.dtype)
-    _sweep(sweep, "backward", size, N, h, 9 * h, _contiguous(g), weight, gates, cells, g_gates)
+    _sweep(sweep, "backward", g.shape, 9 * h, weight, _contiguous(g), weight, gates, cells, g_gates)
     _turn(sweep, "from_rows", g_gates @ _input_matrix(weight_ih), g_x, g_x.shape, input_taps)
     g_ih = (g_gates.T @ seen).reshape(columns, input_taps, C).swapaxes(1, 2)
     # Each row of `read` ends with a one: the bias is the weight of a state that is always 1.
@@ -76,23 +77,23 @@ def step(x: Array, hidden: Array, cell: Array, weight_ih: Array, weight_hh: Arra
     return lstm_gate.forward(sum(products) + bias, cell)[:2]
 
 
-def _sweep(sweep: Sweep, direction: str, size: list[int], batch: int, h: int, rows: int, *arrays: Array) -> None:
-    """One block per image. It keeps so many rows of a wave in shared memory; where that is too small, in global memory."""
+def _sweep(sweep: Sweep, direction: str, shape: tuple[int, ...], rows: int, weight: Array, *arrays: Array) -> None:
+    """One block per image of hidden states of `shape`. It keeps so many rows of a wave and the weights in shared memory; where
+    that is too small, the rows alone, or neither. `arrays` are in the kernel's order, `weight` among them."""
+    (batch, h, *size), dtype = shape, weight.dtype
     if not batch:
         return
-    dtype = arrays[0].dtype
     margin, length = (-(-n // QUAD) * QUAD for n in (sweep.reach, sweep.slots))
-    pitch = (2 * margin + length) // QUAD | 1  # odd: rows side by side begin in different banks
-    numbers = rows * pitch * QUAD
-    needed = numbers * dtype.itemsize
+    pitch = ((2 * margin + length) // QUAD | 1) * QUAD  # rows side by side begin in different banks
+    sizes = 0, rows * pitch * dtype.itemsize, (rows * pitch + weight.size) * dtype.itemsize
+    mode = max(mode for mode in (SPILLED, ROWS, ALL) if sizes[mode] <= shared_memory())
     function = cuda_function(sweep.source, f"{sweep.source.stem}_{direction}", dtype)
-    spills = needed > shared_memory()
-    spill = cupy().empty((batch if spills else 0, numbers), dtype)
-    if needed > ALWAYS and not spills:
-        function.max_dynamic_shared_size_bytes = needed
+    if sizes[mode] > ALWAYS:
+        function.max_dynamic_shared_size_bytes = sizes[mode]
+    spill = cupy().empty((batch if mode == SPILLED else 0, rows, pitch), dtype)
     units = FEWEST_UNITS if h <= FEWEST_UNITS else min(-(-h // WARP) * WARP, MOST_UNITS)
-    options = map(np.int32, (spills, *size, h, margin, pitch * QUAD, sweep.option))
-    function((batch,), (units, GROUPS), (*arrays, spill, *options), shared_mem=0 if spills else needed)
+    options = map(np.int32, (mode, weight.size // QUAD, *size, h, margin, pitch, sweep.option))
+    function((batch,), (units, GROUPS), (*arrays, spill, *options), shared_mem=sizes[mode])
 
 
 def _turn(sweep: Sweep, name: str, source: Array, target: Array, shape: tuple[int, ...], taps: int) -> None:

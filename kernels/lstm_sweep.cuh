@@ -33,14 +33,25 @@ __device__ void clear(REAL* memory, int size) {
     __syncthreads();
 }
 
-// Call body(memory) with room for `rows` rows: the block's shared memory or, where that does not suffice, its part of `spill`.
+// Where a launch finds what a block uses wave after wave.
+constexpr int SPILLED = 0;  // rows in global memory, which has room where shared memory has not
+constexpr int ROWS = 1;     // rows in shared memory, weights in global memory
+constexpr int ALL = 2;      // both in shared memory
+
+// Call body(memory, weight) with room for `rows` rows and, there or in shared memory, the weights.
 template <class Body>
-__device__ void with_memory(REAL* spill, int spills, int rows, const Room& room, Body body) {
+__device__ void with_memory(REAL* spill, int mode, int rows, const Room& room, const Quad* __restrict__ weight, int weights,
+                            Body body) {
     extern __shared__ __align__(16) REAL shared[];
-    if (spills)
-        body(spill + (long long)blockIdx.x * rows * room.pitch);
-    else
-        body(shared);
+    if (mode == SPILLED) {
+        body(spill + (long long)blockIdx.x * rows * room.pitch, weight);
+    } else if (mode == ROWS) {
+        body(shared, weight);
+    } else {
+        Quad* const own = reinterpret_cast<Quad*>(shared + rows * room.pitch);
+        for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < weights; i += blockDim.x * blockDim.y) own[i] = weight[i];
+        body(shared, own);  // which waits for all threads before it begins
+    }
 }
 
 // The pixels of a thread's cells, from `slot` on; -1 stands for a slot that has no cell in this wave.
@@ -107,25 +118,30 @@ __device__ void sweep_forward(const Sweep& sweep, const Quad* __restrict__ weigh
                     for (int o = 0; o < 4; o++)
                         gate[c][o] = at.pixel[c] < 0 ? 0 : gates[at.pixel[c] * 4 * h + o * h + unit];
                 add_products(sum, before + slot, weight, room, unit, sweep);
-                Quad states = {};
+                Quad* const carried = reinterpret_cast<Quad*>(cell + unit * room.pitch + slot);
+                Quad cell_states = *carried, states;
+#pragma unroll
+                for (int c = 0; c < CELLS; c++) {  // without a branch: the cells' chains of functions run side by side
+#pragma unroll
+                    for (int o = 0; o < 4; o++) gate[c][o] += bias[o * h + unit] + sum[o][c];
+                    activate(gate[c], cell_states.v[c], cell_states.v[c], states.v[c]);
+                    if (at.pixel[c] < 0) cell_states.v[c] = states.v[c] = 0;
+                }
+                *carried = cell_states;
+                *reinterpret_cast<Quad*>(after + unit * room.pitch + slot) = states;
 #pragma unroll
                 for (int c = 0; c < CELLS; c++) {
                     const int p = at.pixel[c];
                     if (p < 0) continue;
 #pragma unroll
-                    for (int o = 0; o < 4; o++) gate[c][o] += bias[o * h + unit] + sum[o][c];
-                    REAL& carried = cell[unit * room.pitch + slot + c];
-                    activate(gate[c], carried, carried, states.v[c]);
-#pragma unroll
                     for (int o = 0; o < 4; o++) gates[p * 4 * h + o * h + unit] = gate[c][o];
-                    cells[p * h + unit] = carried;
+                    cells[p * h + unit] = cell_states.v[c];
                     hidden[unit * pixels + p] = states.v[c];
                     for (int tap = 0; tap < sweep.taps(); tap++)
                         read[p * columns + tap * h + unit] = before[unit * room.pitch + slot + c - sweep.shift(tap)];
                     if (unit == 0)
                         for (int i = 0; i < 4; i++) read[p * columns + columns - 4 + i] = i == 0;
                 }
-                *reinterpret_cast<Quad*>(after + unit * room.pitch + slot) = states;
             }
         }
         __syncthreads();
@@ -210,19 +226,24 @@ __device__ void sweep_backward(const Sweep& sweep, const REAL* __restrict__ g, c
                 if (any && unit / 4 * 4 < h) add_products_back(sum, later + slot, weight, room, unit, sweep);
                 share_out(sum, total);
                 if (!any || unit >= h) continue;
-                Quad gradients[4] = {};
+                Quad* const carried = reinterpret_cast<Quad*>(g_cell + unit * room.pitch + slot);
+                Quad g_cells = *carried, gradients[4];
 #pragma unroll
                 for (int c = 0; c < CELLS; c++) {
-                    const int p = at.pixel[c];
-                    if (p < 0) continue;
-                    REAL& carried = g_cell[unit * room.pitch + slot + c];
                     REAL g_gate[4];
-                    carried = differentiate(gate[c], before[c], after[c], g_hidden[c] + total[c], carried, g_gate);
+                    g_cells.v[c] = differentiate(gate[c], before[c], after[c], g_hidden[c] + total[c], g_cells.v[c], g_gate);
+                    if (at.pixel[c] < 0) g_cells.v[c] = 0;
 #pragma unroll
-                    for (int o = 0; o < 4; o++) gradients[o].v[c] = g_gates[p * 4 * h + o * h + unit] = g_gate[o];
+                    for (int o = 0; o < 4; o++) gradients[o].v[c] = at.pixel[c] < 0 ? 0 : g_gate[o];
                 }
+                *carried = g_cells;
 #pragma unroll
-                for (int o = 0; o < 4; o++) *reinterpret_cast<Quad*>(now + (unit * 4 + o) * room.pitch + slot) = gradients[o];
+                for (int o = 0; o < 4; o++) {
+                    *reinterpret_cast<Quad*>(now + (unit * 4 + o) * room.pitch + slot) = gradients[o];
+#pragma unroll
+                    for (int c = 0; c < CELLS; c++)
+                        if (at.pixel[c] >= 0) g_gates[at.pixel[c] * 4 * h + o * h + unit] = gradients[o].v[c];
+                }
             }
         }
         __syncthreads();

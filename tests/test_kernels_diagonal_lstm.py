@@ -104,7 +104,7 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, dtyp
     W=st.integers(1, 6),
     reverse=st.booleans(),
     dtype=dtypes,
-    shared_memory=st.sampled_from([SHARED, 100]),  # enough, and too little
+    shared_memory=st.sampled_from([SHARED, 40 << 10, 100]),  # enough, for the rows alone, and too little
 )
 @example(seed=0, N=1, C=1, h=2, H=34, W=35, reverse=False, dtype=np.float64, shared_memory=SHARED)
 @settings(max_examples=15, deadline=None)

@@ -94,7 +94,7 @@ def test_kernel_and_reference_equal_a_loop_over_pixels(seed, N, C, h, H, W, k, m
     k=widths,
     m=st.integers(1, 3),
     dtype=dtypes,
-    shared_memory=st.sampled_from([SHARED, 100]),  # enough, and too little
+    shared_memory=st.sampled_from([SHARED, 40 << 10, 100]),  # enough, for the rows alone, and too little
 )
 @example(seed=0, N=1, C=1, h=2, H=2, W=35, k=3, m=2, dtype=np.float64, shared_memory=SHARED)
 @settings(max_examples=15, deadline=None)

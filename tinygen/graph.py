@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 class _Mode(threading.local):
     recording = True
-    watching = True  # for arrays that are changed in place (tinygen/guard.py)
 
 
 mode = _Mode()
@@ -60,16 +59,6 @@ def no_grad() -> AbstractContextManager:
 def enable_grad() -> AbstractContextManager:
     """Context that records again inside `no_grad()`; per thread."""
     return recording(True)
-
-
-@contextmanager
-def unwatched() -> Iterator[None]:
-    """Context for code that changes no array in place by `.data`: nothing is read from a GPU to find that out; per thread."""
-    before, mode.watching = mode.watching, False
-    try:
-        yield
-    finally:
-        mode.watching = before
 
 
 class Node:

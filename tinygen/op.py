@@ -13,7 +13,7 @@ import numpy as np
 from tinygen import anomaly
 from tinygen.backend import SCALARS, Array, is_array
 from tinygen.graph import Node, mode
-from tinygen.guard import fingerprint, owner
+from tinygen.guard import changed_since, fingerprint, owner
 from tinygen.tensor import Tensor, array_of
 
 
@@ -215,7 +215,7 @@ class Op:
             else:
                 value = options[key] if key in options else self.defaults[key]
             saved.append(value)
-        node.saved, node.stamps = saved, stamps
+        node.saved, node.stamps = saved, [stamp for stamp in stamps if stamp is not None]
 
     def check_unchanged(self, node: Node) -> None:
         """Raise RuntimeError if an array that this node's rules are about to read was changed since it was saved."""
@@ -224,9 +224,9 @@ class Op:
                 storage = node
             changed = storage is not None and storage.version != version
             if stamp is not None:
-                changed = changed or fingerprint(array) != stamp
-            elif storage.exposed is not None and mode.watching:
-                changed = changed or fingerprint(owner(array)) != storage.exposed
+                changed = changed or changed_since(array, stamp)
+            elif storage.exposed is not None:
+                changed = changed or changed_since(owner(array), storage.exposed)
             if changed:
                 raise RuntimeError(
                     f"{self.name}: {name}, of shape {array.shape}, was changed in place after the forward pass, "
@@ -234,16 +234,20 @@ class Op:
                 )
 
 
-def _stamp(name: str, array: Array, node: Node | None) -> tuple:
-    """What `check_unchanged` compares: a version and, if somebody may hold the array, a fingerprint (see tinygen/guard.py)."""
+def _stamp(name: str, array: Array, node: Node | None) -> tuple | None:
+    """What `check_unchanged` compares: a version and, if somebody may hold the array, a fingerprint (see tinygen/guard.py).
+
+    None where there is neither.
+    """
     storage = None if node is None else node.storage()
     if storage is not None and storage.exposed is None:
         return name, array, storage, storage.version, None
-    if not mode.watching:
-        return name, array, storage, 0 if storage is None else storage.version, None
     whole = owner(array)
     watched = whole if whole.nbytes < array.nbytes else array  # a broadcast view is larger than what it looks at
-    return name, watched, storage, 0 if storage is None else storage.version, fingerprint(watched)
+    stamp = fingerprint(watched)
+    if storage is None:
+        return None if stamp is None else (name, watched, None, 0, stamp)
+    return name, watched, storage, storage.version, stamp
 
 
 def differentiable(*, once: bool = False, promote: bool = True, **rules: Callable) -> Callable[[Callable], Op]:

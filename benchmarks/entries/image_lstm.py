@@ -122,7 +122,7 @@ def _tinygen(op: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Callable[
             tensor.grad = None
         y = op(*tensors)
         y.backward(g)
-        return _named(y.detach(), (tensor.grad for tensor in tensors))
+        return _named(y, (tensor.grad for tensor in tensors))
 
     return run
 
@@ -136,6 +136,6 @@ def _torch(function: Callable, arrays: list[np.ndarray], g: np.ndarray) -> Calla
             tensor.grad = None
         y = function(*tensors)
         y.backward(cotangent)
-        return _named(y.detach(), (tensor.grad for tensor in tensors))
+        return _named(y, (tensor.grad for tensor in tensors))
 
     return run

@@ -71,7 +71,7 @@ def _tinygen(x: np.ndarray, g: np.ndarray, parameters: dict[str, np.ndarray]) ->
             tensor.grad = None
         y, _ = layer(tensors["x"])
         y.backward(cotangent)
-        return _results(y.detach(), tensors)
+        return _results(y, tensors)
 
     return run
 
@@ -93,7 +93,7 @@ def _torch(
             tensor.grad = None
         y = forward(layer, tensors["x"])
         y.backward(cotangent)
-        return _results(y.detach(), tensors)
+        return _results(y, tensors)
 
     return run
 

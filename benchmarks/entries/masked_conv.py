@@ -107,7 +107,7 @@ def pixelcnn_sample(quick: bool) -> Iterator[Case]:
 def _layer(rng: np.random.Generator, channels: int, outs: int, k: int, rectified: bool, skip: int = 0) -> Layer:
     """A layer for grey images: mask A where the image goes in, else mask B."""
     weight = rng.standard_normal((outs, channels, k, k)) * np.sqrt((4 if k > 1 else 2) / (channels * k * k))
-    centre = None if channels == 1 else np.ones((outs, channels), bool)
+    centre = None if channels == 1 else True
     return Layer(weight.astype(np.float32), np.zeros(outs, np.float32), centre, rectified, skip)
 
 
@@ -160,17 +160,16 @@ def _tinygen(layers: Sequence[Layer], x: np.ndarray, g: np.ndarray) -> Callable[
     wanted = layers[0].centre is not None
     image, g = tinygen.Tensor(ours(x), requires_grad=wanted), ours(g)
     parameters = [[tinygen.Tensor(ours(array), requires_grad=True) for array in layer[:2]] for layer in layers]
-    centres = [None if layer.centre is None else ours(layer.centre) for layer in layers]
 
     def run() -> Results:
         for tensor in (*[image] * wanted, *(tensor for pair in parameters for tensor in pair)):
             tensor.grad = None
         y = image
-        for layer, (weight, bias), centre in zip(layers, parameters, centres):
-            y = masked_conv2d(tinygen.relu(y) if layer.rectified else y, weight, bias, centre)
+        for layer, (weight, bias) in zip(layers, parameters):
+            y = masked_conv2d(tinygen.relu(y) if layer.rectified else y, weight, bias, layer.centre)
         y = y + image if layers[0].rectified else y
         y.backward(g)
-        results = {"y": y.detach()} | ({"gradient x": image.grad} if wanted else {})
+        results = {"y": y} | ({"gradient x": image.grad} if wanted else {})
         for index, (weight, bias) in enumerate(parameters):
             results |= {f"gradient weight {index}": weight.grad, f"gradient bias {index}": bias.grad}
         return results

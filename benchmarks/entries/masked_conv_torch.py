@@ -59,7 +59,7 @@ def gradients(
             tensor.grad = None
         y = forward(image, *flat)
         y.backward(cotangent)
-        results = {"y": y.detach()} | ({} if image.grad is None else {"gradient x": image.grad})
+        results = {"y": y} | ({} if image.grad is None else {"gradient x": image.grad})
         for index, (weight, bias) in enumerate(parameters):
             results |= {f"gradient weight {index}": weight.grad, f"gradient bias {index}": bias.grad}
         return results

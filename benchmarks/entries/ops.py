@@ -77,7 +77,7 @@ def _through(function: Callable, tensors: list[Any], g: Any) -> Callable[[], Res
             tensor.grad = None
         y = function(*tensors)
         y.backward(g)
-        return _named((y.detach(), *(tensor.grad for tensor in tensors)))
+        return _named((y, *(tensor.grad for tensor in tensors)))
 
     return run
 

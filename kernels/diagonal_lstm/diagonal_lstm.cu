@@ -20,20 +20,20 @@ struct Diagonals {
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
     diagonal_lstm_forward(const Quad* __restrict__ weight, const REAL* __restrict__ bias, REAL* gates, REAL* cells, REAL* read,
-                          REAL* hidden, REAL* spill, int spills, int height, int width, int h, int margin, int pitch,
+                          REAL* hidden, REAL* spill, int mode, int weights, int height, int width, int h, int margin, int pitch,
                           int reverse) {
     const Room room{h, margin, pitch};
-    with_memory(spill, spills, 3 * h, room, [&](REAL* memory) {
+    with_memory(spill, mode, 3 * h, room, weight, weights, [&](REAL* memory, const Quad* __restrict__ weight) {
         sweep_forward(Diagonals{height, width, reverse}, weight, bias, gates, cells, read, hidden, room, memory);
     });
 }
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
     diagonal_lstm_backward(const REAL* __restrict__ g, const Quad* __restrict__ weight, const REAL* __restrict__ gates,
-                           const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int spills, int height, int width, int h,
-                           int margin, int pitch, int reverse) {
+                           const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int mode, int weights, int height,
+                           int width, int h, int margin, int pitch, int reverse) {
     const Room room{h, margin, pitch};
-    with_memory(spill, spills, 9 * h, room, [&](REAL* memory) {
+    with_memory(spill, mode, 9 * h, room, weight, weights, [&](REAL* memory, const Quad* __restrict__ weight) {
         sweep_backward(Diagonals{height, width, reverse}, g, weight, gates, cells, g_gates, room, memory);
     });
 }

@@ -51,7 +51,7 @@ def weight_gradient(x: Array, g: Array, k: int, centre: Array | bool | None) -> 
 
 def backward(g: Array, x: Array, weight: Array, centre: Array | bool | None) -> tuple[Array, Array, Array]:
     """The gradients of x, weight and bias from that of y, g (N, O, H, W)."""
-    return input_gradient(g, weight, centre), weight_gradient(x, g, weight.shape[2], centre), g.sum(axis=(0, 2, 3))
+    return input_gradient(g, weight, centre), weight_gradient(x, g, weight.shape[2], centre), g.sum(axis=(2, 3)).sum(axis=0)
 
 
 class Stepper:

@@ -28,9 +28,10 @@ __device__ void with_rows(int height, int width, int taps, Body body) {
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
     row_lstm_forward(const Quad* __restrict__ weight, const REAL* __restrict__ bias, REAL* gates, REAL* cells, REAL* read,
-                     REAL* hidden, REAL* spill, int spills, int height, int width, int h, int margin, int pitch, int taps) {
+                     REAL* hidden, REAL* spill, int mode, int weights, int height, int width, int h, int margin, int pitch,
+                     int taps) {
     const Room room{h, margin, pitch};
-    with_memory(spill, spills, 3 * h, room, [&](REAL* memory) {
+    with_memory(spill, mode, 3 * h, room, weight, weights, [&](REAL* memory, const Quad* __restrict__ weight) {
         with_rows(height, width, taps, [&](const auto& sweep) {
             sweep_forward(sweep, weight, bias, gates, cells, read, hidden, room, memory);
         });
@@ -39,10 +40,10 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS)
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
     row_lstm_backward(const REAL* __restrict__ g, const Quad* __restrict__ weight, const REAL* __restrict__ gates,
-                      const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int spills, int height, int width, int h,
-                      int margin, int pitch, int taps) {
+                      const REAL* __restrict__ cells, REAL* g_gates, REAL* spill, int mode, int weights, int height, int width,
+                      int h, int margin, int pitch, int taps) {
     const Room room{h, margin, pitch};
-    with_memory(spill, spills, 9 * h, room, [&](REAL* memory) {
+    with_memory(spill, mode, 9 * h, room, weight, weights, [&](REAL* memory, const Quad* __restrict__ weight) {
         with_rows(height, width, taps,
                   [&](const auto& sweep) { sweep_backward(sweep, g, weight, gates, cells, g_gates, room, memory); });
     });

@@ -13,7 +13,6 @@ import numpy as np
 
 from tinygen import anomaly
 from tinygen.backend import Array, module_of
-from tinygen.graph import unwatched
 from tinygen.groups import ResidentGroup
 from tinygen.optim import Optimizer, sum_of_squares
 from tinygen.replay import Replay
@@ -38,9 +37,8 @@ class ReplayedStep:
 
     def _differentiate(self, x: Array) -> Array:
         self._optimizer.zero_grad()
-        with unwatched():  # a fingerprint is read on the host
-            loss = self._model.loss(x, None)
-            loss.backward()
+        loss = self._model.loss(x, None)
+        loss.backward()
         figures = module_of(x).empty(2, np.float64)  # which holds both of any dtype as they are
         figures[0] = loss._data
         figures[1] = sum_of_squares(self.group.copied_gradient())

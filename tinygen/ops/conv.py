@@ -14,7 +14,7 @@ import numpy as np
 from tinygen.backend import Array, module_of
 from tinygen.kernels import conv2d as kernels
 from tinygen.op import differentiable
-from tinygen.ops.reduction import sum
+from tinygen.ops.reduction import channel_sums
 from tinygen.tensor import array_of
 
 Size = int | tuple[int, int]
@@ -114,7 +114,7 @@ def _bias(bias: Array | float, dtype: np.dtype) -> Array | None:
     weight=lambda g, x, weight_shape, stride, padding, dilation, groups: conv2d_weight_gradient(
         x, g, weight_shape[2:], stride, padding, dilation, groups
     ),
-    bias=lambda g: sum(g, (0, 2, 3)),
+    bias=channel_sums,
 )
 def _conv2d(x: Array, weight: Array, bias: Array | float, /, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
     x, weight = _same_dtype(x, weight)
@@ -126,7 +126,7 @@ def _conv2d(x: Array, weight: Array, bias: Array | float, /, stride: Pair, paddi
     weight=lambda g, x, weight_shape, stride, padding, dilation, groups: conv2d_weight_gradient(
         g, x, weight_shape[2:], stride, padding, dilation, groups
     ),
-    bias=lambda g: sum(g, (0, 2, 3)),
+    bias=channel_sums,
 )
 def _conv_transpose2d(
     x: Array, weight: Array, bias: Array | float, /, size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int

@@ -8,13 +8,13 @@ from __future__ import annotations
 from tinygen.backend import Array
 from tinygen.kernels import masked_conv as kernels
 from tinygen.op import differentiable
-from tinygen.ops.reduction import sum
+from tinygen.ops.reduction import channel_sums
 
 
 @differentiable(
     x=lambda g, weight, centre: _input_gradient(g, weight, centre),
     weight=lambda g, x, weight_shape, centre: _weight_gradient(x, g, weight_shape[2], centre),
-    bias=lambda g: sum(g, (0, 2, 3)),
+    bias=channel_sums,
 )
 def masked_conv2d(x: Array, weight: Array, bias: Array | float, /, centre: Array | bool | None = None) -> Array:
     """bias + the convolution of x, stride 1 and same padding, with the taps of weight before the pixel in raster order.

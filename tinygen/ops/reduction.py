@@ -40,6 +40,11 @@ def sum(x: Array, /, axis: Axis = None, keepdims: bool = False) -> Array:
     return x.sum(axis=axis, keepdims=keepdims)
 
 
+def channel_sums(g: Any) -> Any:
+    """The sum of each channel of g (N, C, H, W), (C,): the gradient rule of a bias."""
+    return sum(sum(g, (2, 3)), 0)  # over all three axes at once CuPy takes five times as long
+
+
 @differentiable(x=lambda g, x_shape, axis, keepdims: _spread(g / _count(x_shape, axis), x_shape, axis, keepdims))
 def mean(x: Array, /, axis: Axis = None, keepdims: bool = False) -> Array:
     """Arithmetic mean over `axis`."""
