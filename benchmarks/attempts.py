@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from benchmarks import device
 from benchmarks.agreement import first_line
 from benchmarks.registry import Results, Side
+from tinygen.replay import Replay
 
 WARM_UPS = 3  # before a capture: libraries pick their algorithms, allocate and compile, which a capture does not allow
 
@@ -29,7 +30,13 @@ class Attempts:
         """One line for each side that is left out."""
         return tuple(f"{what} left out: {why}" for what, why in self._missing.items())
 
-    def add(self, name: str, make: Callable[[], Callable[[], Any]], outputs: Callable[[], Results] | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        make: Callable[[], Callable[[], Any]],
+        outputs: Callable[[], Results] | None = None,
+        role: Literal["theirs", "variant"] = "theirs",
+    ) -> None:
         """The side whose `run` is what `make` returns, if that can be made and called; on the CPU or a GPU."""
         if self._quick or wanted not in (None, name):
             return
@@ -39,7 +46,7 @@ class Attempts:
         except Exception as error:  # whatever is missing or broken, the other sides are still worth measuring
             self._missing[f"'{name}'"] = first_line(error)
         else:
-            self.sides.append(Side(name, "theirs", run, outputs))
+            self.sides.append(Side(name, role, run, outputs))
 
     def add_on_gpu(
         self, name: str, make: Callable[[], Callable[[], Any]], outputs: Callable[[], Results] | None = None
@@ -47,6 +54,11 @@ class Attempts:
         """The same, but nothing on the CPU: for what answers the cost of a launch, which a CPU does not have."""
         if device.on_gpu():
             self.add(name, make, outputs)
+
+    def add_replayed(self, make: Callable[[], Callable[[], Results]]) -> None:
+        """On a GPU, our side as the CUDA graph that a training step is there: the counterpart of PyTorch's graphs."""
+        if device.on_gpu():
+            self.add("tinygen, CUDA graph", lambda: Replay(make()), role="variant")
 
 
 def compiled(function: Callable) -> Callable:

@@ -38,11 +38,13 @@ class Work:
 class Side:
     """One implementation. `run` is what is timed; it returns its outputs, which are compared with the exact ones.
 
+    role: "ours" is what the others are compared with; a "variant" is ours run in another way.
+
     A side whose `run` changes its own state (an optimizer's step) gives as `outputs` a function that starts afresh.
     """
 
     name: str
-    role: Literal["ours", "reference", "theirs"]
+    role: Literal["ours", "variant", "reference", "theirs"]
     run: Callable[[], Results]
     outputs: Callable[[], Results] | None = None
 

@@ -150,7 +150,7 @@ def plot(record: dict[str, Any], save: Callable[[Any], None]) -> None:
     heights = [len(case["sides"]) for case in cases]
     figure = Figure(figsize=(8, 0.8 + sum(0.26 * height + 0.75 for height in heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = {"ours": "tab:green", "theirs": "tab:blue", "reference": "tab:grey"}
+    colours = {"ours": "tab:green", "variant": "tab:olive", "theirs": "tab:blue", "reference": "tab:grey"}
     all_axes = figure.subplots(len(cases), 1, squeeze=False, height_ratios=[height + 1 for height in heights])[:, 0]
     for axes, case in zip(all_axes, cases):
         for y, side in enumerate(reversed(case["sides"])):

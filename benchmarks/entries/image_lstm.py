@@ -76,6 +76,7 @@ def _case(
     terms = sum(array[0].size for array in arrays[1:3])  # that each gate sums over
     products = formulations[PRODUCTS]
     attempts = Attempts(quick)
+    attempts.add_replayed(lambda: _tinygen(op, arrays, g))
     attempts.add_on_gpu(f"{PRODUCTS}, CUDA graph", lambda: captured(_torch(products, arrays, g)))
     if (batch, hidden) in COMPILED:
         attempts.add_on_gpu(f"{PRODUCTS}, step compiled", lambda: _torch(partial(products, step=compiled(step)), arrays, g))

@@ -67,6 +67,7 @@ def _case(kernel: Kernel, quick: bool) -> Case:
         return _named(kernel, kernel.compute(module, arrays[:n], arrays[n:]))
 
     attempts = Attempts(quick)
+    attempts.add_replayed(lambda: partial(run, kernel.kernel, here))
     attempts.add("PyTorch: compiled", lambda: _torch(kernel, compiled(kernel.theirs)))
     attempts.add_on_gpu("PyTorch: CUDA graph", lambda: captured(_torch(kernel, kernel.theirs)))
     return Case(

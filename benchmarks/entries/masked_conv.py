@@ -50,6 +50,7 @@ def _case(name: str, batch: int, quick: bool) -> Case:
     passes = 2 if layers[0].centre is None else 3  # the gradient of the image is not wanted
     attempts, usual = Attempts(quick), "PyTorch: conv2d, weight * mask"
     if name in LARGE:
+        attempts.add_replayed(lambda: _tinygen(layers, x, g))
         attempts.add_on_gpu(f"{usual}, CUDA graph", lambda: captured(theirs.gradients(layers, x, g)))
         attempts.add_on_gpu(f"{usual}, compiled", lambda: theirs.gradients(layers, x, g, transform=compiled))
     wide = _in_double(layers), x.astype(np.float64), g.astype(np.float64)

@@ -47,6 +47,7 @@ def _case(op: Op, quick: bool) -> Case:
 
     attempts = Attempts(quick)
     if op.fusible:
+        attempts.add_replayed(lambda: ours)
         attempts.add_on_gpu("PyTorch: compiled", lambda: theirs(compiled(op.theirs)))
     elements = 2 * sum(array.size for array in arrays) + 2 * g.size  # inputs and gradients, output and cotangent
     return Case(
