@@ -14,9 +14,10 @@ from .lstm_gate import cuda as lstm_gate
 from .runtime import cuda_function, cupy, shared_memory
 
 Array = Any  # cupy.ndarray
-GROUPS, MOST_UNITS, FEWEST_UNITS, WARP = 8, 64, 16, 32  # threads along the line and, at most and at least, along the units
+TILE, MOST_UNITS, FEWEST_UNITS, WARP = 32, 64, 16, 32  # slots of a block at a time; threads along the units, at most and least
+FEW = 32  # units with which twice as many threads, each of half as many cells, hide each other's waits
 QUAD = 4  # numbers that are loaded together
-SIDE = 32  # of the tiles in which maps become rows
+SIDE, TURNERS = 32, 8  # of the tiles in which maps become rows, and the rows of threads that turn one
 ALWAYS = 48 << 10  # bytes of shared memory that a block has without asking
 SPILLED, ROWS, ALL = range(3)  # as in lstm_sweep.cuh
 
@@ -87,13 +88,14 @@ def _sweep(sweep: Sweep, direction: str, shape: tuple[int, ...], rows: int, weig
     pitch = ((2 * margin + length) // QUAD | 1) * QUAD  # rows side by side begin in different banks
     sizes = 0, rows * pitch * dtype.itemsize, (rows * pitch + weight.size) * dtype.itemsize
     mode = max(mode for mode in (SPILLED, ROWS, ALL) if sizes[mode] <= shared_memory())
-    function = cuda_function(sweep.source, f"{sweep.source.stem}_{direction}", dtype)
+    cells = 2 if h <= FEW else 4
+    function = cuda_function(sweep.source, f"{sweep.source.stem}_{direction}", dtype, CELLS=cells)
     if sizes[mode] > ALWAYS:
         function.max_dynamic_shared_size_bytes = sizes[mode]
     spill = cupy().empty((batch if mode == SPILLED else 0, rows, pitch), dtype)
     units = FEWEST_UNITS if h <= FEWEST_UNITS else min(-(-h // WARP) * WARP, MOST_UNITS)
     options = map(np.int32, (mode, weight.size // QUAD, *size, h, margin, pitch, sweep.option))
-    function((batch,), (units, GROUPS), (*arrays, spill, *options), shared_mem=sizes[mode])
+    function((batch,), (units, TILE // cells), (*arrays, spill, *options), shared_mem=sizes[mode])
 
 
 def _turn(sweep: Sweep, name: str, source: Array, target: Array, shape: tuple[int, ...], taps: int) -> None:
@@ -102,7 +104,7 @@ def _turn(sweep: Sweep, name: str, source: Array, target: Array, shape: tuple[in
     if batch:
         blocks = (batch, -(-height * width // SIDE), -(-channels // SIDE))
         function = cuda_function(sweep.source, f"{sweep.source.stem}_{name}", source.dtype)
-        function(blocks, (SIDE, GROUPS), (source, target, *map(np.int32, (channels, height * width, width, taps))))
+        function(blocks, (SIDE, TURNERS), (source, target, *map(np.int32, (channels, height * width, width, taps))))
 
 
 def _input_matrix(weight_ih: Array) -> Array:

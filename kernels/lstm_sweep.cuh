@@ -13,14 +13,21 @@
 
 #include "lstm.cuh"
 
-constexpr int CELLS = 4;               // side by side, of a thread: each weight that is read serves so many
-constexpr int GROUPS = 8;              // of threads along the line
-constexpr int TILE = CELLS * GROUPS;   // slots of a block at a time
-constexpr int MOST_THREADS = GROUPS * 64;
+#ifndef CELLS
+#define CELLS 4  // side by side, of a thread: each weight that is read serves so many
+#endif
+
+constexpr int TILE = 32;               // slots of a block at a time
+constexpr int GROUPS = TILE / CELLS;   // of threads along the line
+constexpr int MOST_THREADS = 512;
 constexpr unsigned EVERY_LANE = 0xffffffffu;
 
 struct __align__(16) Quad {
     REAL v[4];
+};
+
+struct __align__(CELLS * sizeof(float)) Span {
+    REAL v[CELLS];
 };
 
 // The shape of what a block keeps: rows of shared memory, `margin` of zeros, the slots, zeros up to `pitch`.
@@ -69,7 +76,7 @@ struct Cells {
 // What stands c places from the thread's first slot in a row of the wave before; `here` holds the thread's own slots. Where the
 // compiler knows the taps it knows c, and most reads are of registers.
 template <class Sweep>
-__device__ REAL near(const REAL* row, const Quad& here, int c) {
+__device__ REAL near(const REAL* row, const Span& here, int c) {
     return Sweep::KNOWN && 0 <= c && c < CELLS ? here.v[c] : row[c];
 }
 
@@ -80,7 +87,7 @@ __device__ void add_products(REAL (&sum)[4][CELLS], const REAL* states, const Qu
     weight += unit;
 #pragma unroll 2
     for (int k = 0; k < room.h; k++, states += room.pitch) {
-        const Quad here = *reinterpret_cast<const Quad*>(states);
+        const Span here = *reinterpret_cast<const Span*>(states);
 #pragma unroll
         for (int tap = 0; tap < sweep.taps(); tap++) {
             const Quad factor = weight[(tap * room.h + k) * room.h];
@@ -118,8 +125,8 @@ __device__ void sweep_forward(const Sweep& sweep, const Quad* __restrict__ weigh
                     for (int o = 0; o < 4; o++)
                         gate[c][o] = at.pixel[c] < 0 ? 0 : gates[at.pixel[c] * 4 * h + o * h + unit];
                 add_products(sum, before + slot, weight, room, unit, sweep);
-                Quad* const carried = reinterpret_cast<Quad*>(cell + unit * room.pitch + slot);
-                Quad cell_states = *carried, states;
+                Span* const carried = reinterpret_cast<Span*>(cell + unit * room.pitch + slot);
+                Span cell_states = *carried, states;
 #pragma unroll
                 for (int c = 0; c < CELLS; c++) {  // without a branch: the cells' chains of functions run side by side
 #pragma unroll
@@ -128,7 +135,7 @@ __device__ void sweep_forward(const Sweep& sweep, const Quad* __restrict__ weigh
                     if (at.pixel[c] < 0) cell_states.v[c] = states.v[c] = 0;
                 }
                 *carried = cell_states;
-                *reinterpret_cast<Quad*>(after + unit * room.pitch + slot) = states;
+                *reinterpret_cast<Span*>(after + unit * room.pitch + slot) = states;
 #pragma unroll
                 for (int c = 0; c < CELLS; c++) {
                     const int p = at.pixel[c];
@@ -161,7 +168,7 @@ __device__ void add_products_back(REAL (&sum)[4][CELLS], const REAL* gradients, 
     weight += unit;
 #pragma unroll 2
     for (int k = 0; k < room.h; k++, gradients += 4 * room.pitch) {
-        const Quad here = *reinterpret_cast<const Quad*>(gradients);
+        const Span here = *reinterpret_cast<const Span*>(gradients);
 #pragma unroll
         for (int tap = 0; tap < sweep.taps(); tap++) {
             const Quad factor = weight[(tap * room.h + k) * units];
@@ -226,8 +233,8 @@ __device__ void sweep_backward(const Sweep& sweep, const REAL* __restrict__ g, c
                 if (any && unit / 4 * 4 < h) add_products_back(sum, later + slot, weight, room, unit, sweep);
                 share_out(sum, total);
                 if (!any || unit >= h) continue;
-                Quad* const carried = reinterpret_cast<Quad*>(g_cell + unit * room.pitch + slot);
-                Quad g_cells = *carried, gradients[4];
+                Span* const carried = reinterpret_cast<Span*>(g_cell + unit * room.pitch + slot);
+                Span g_cells = *carried, gradients[4];
 #pragma unroll
                 for (int c = 0; c < CELLS; c++) {
                     REAL g_gate[4];
@@ -239,7 +246,7 @@ __device__ void sweep_backward(const Sweep& sweep, const REAL* __restrict__ g, c
                 *carried = g_cells;
 #pragma unroll
                 for (int o = 0; o < 4; o++) {
-                    *reinterpret_cast<Quad*>(now + (unit * 4 + o) * room.pitch + slot) = gradients[o];
+                    *reinterpret_cast<Span*>(now + (unit * 4 + o) * room.pitch + slot) = gradients[o];
 #pragma unroll
                     for (int c = 0; c < CELLS; c++)
                         if (at.pixel[c] >= 0) g_gates[at.pixel[c] * 4 * h + o * h + unit] = gradients[o].v[c];
@@ -255,10 +262,10 @@ __device__ void sweep_backward(const Sweep& sweep, const REAL* __restrict__ g, c
 
 // ---- Between maps (N, C, pixels) and rows (N, pixels, taps C), in tiles that shared memory turns ----
 
-constexpr int SIDE = 32;
+constexpr int SIDE = 32, TURNERS = 8;
 
 // rows: of each pixel the maps there and at the pixels before it in its row, tap t looking taps - 1 - t to the left; zeros
-// outside. One block of SIDE x GROUPS threads per image (x) and SIDE pixels (y) by SIDE maps (z).
+// outside. One block of SIDE x TURNERS threads per image (x) and SIDE pixels (y) by SIDE maps (z).
 __device__ void to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, int channels, int pixels, int width, int taps) {
     __shared__ REAL tile[SIDE][SIDE + 1];
     const int first_pixel = blockIdx.y * SIDE, first_channel = blockIdx.z * SIDE;
@@ -266,13 +273,13 @@ __device__ void to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, 
     rows += (long long)blockIdx.x * pixels * taps * channels;
     for (int tap = 0; tap < taps; tap++) {
         const int left = taps - 1 - tap, to = first_pixel + threadIdx.x;
-        for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+        for (int i = threadIdx.y; i < SIDE; i += TURNERS) {
             const int c = first_channel + i;
             tile[i][threadIdx.x] = c < channels && to < pixels && to % width >= left ? maps[c * pixels + to - left] : 0;
         }
         __syncthreads();
         const int c = first_channel + threadIdx.x;
-        for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+        for (int i = threadIdx.y; i < SIDE; i += TURNERS) {
             const int p = first_pixel + i;
             if (c < channels && p < pixels) rows[(p * taps + tap) * channels + c] = tile[threadIdx.x][i];
         }
@@ -287,7 +294,7 @@ __device__ void from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps
     maps += (long long)blockIdx.x * channels * pixels;
     rows += (long long)blockIdx.x * pixels * taps * channels;
     const int c = first_channel + threadIdx.x;
-    for (int i = threadIdx.y; i < SIDE; i += GROUPS) {
+    for (int i = threadIdx.y; i < SIDE; i += TURNERS) {
         const int p = first_pixel + i;
         REAL sum = 0;
         for (int tap = 0; tap < taps; tap++) {
@@ -298,6 +305,6 @@ __device__ void from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps
     }
     __syncthreads();
     const int p = first_pixel + threadIdx.x;
-    for (int i = threadIdx.y; i < SIDE; i += GROUPS)
+    for (int i = threadIdx.y; i < SIDE; i += TURNERS)
         if (first_channel + i < channels && p < pixels) maps[(first_channel + i) * pixels + p] = tile[threadIdx.x][i];
 }

@@ -238,25 +238,26 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def cuda_function(source: Path, name: str, dtype: np.dtype) -> Callable:
-    """Return the kernel `name` of a `.cu` file, compiled with `REAL` defined as `float` or `double`.
+def cuda_function(source: Path, name: str, dtype: np.dtype, **defines: int) -> Callable:
+    """Return the kernel `name` of a `.cu` file, compiled with `REAL` defined as `float` or `double`, and `defines`.
 
-    One compilation per file, dtype and device in a process; CuPy also caches the binary on disk.
+    One compilation per file, dtype, definitions and device in a process; CuPy also caches the binary on disk.
     Raises RuntimeError, with the compiler's first complaint, where NVRTC is missing or refuses the source.
     """
-    return _cuda_function(source, name, dtype, cupy().cuda.Device().id)
+    return _cuda_function(source, name, dtype, cupy().cuda.Device().id, tuple(defines.items()))
 
 
 @functools.cache
-def _cuda_function(source: Path, name: str, dtype: np.dtype, device: int) -> Callable:
-    return _cuda_module(source, np.dtype(dtype).name, device).get_function(name)
+def _cuda_function(source: Path, name: str, dtype: np.dtype, device: int, defines: tuple[tuple[str, int], ...]) -> Callable:
+    return _cuda_module(source, np.dtype(dtype).name, device, defines).get_function(name)
 
 
 @functools.cache
-def _cuda_module(source: Path, dtype: str, device: int) -> Any:
+def _cuda_module(source: Path, dtype: str, device: int, defines: tuple[tuple[str, int], ...]) -> Any:
     real = {"float32": "float", "float64": "double"}[dtype]
     # CuPy's cache on disk knows the source and the options, and not what the source includes.
     options = ("--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}", f"-DHEADERS={_header_digest()}")
+    options += tuple(f"-D{name}={value}" for name, value in defines)
     module = cupy().RawModule(code=source.read_text(), options=options)
     try:
         module.compile()

@@ -20,6 +20,11 @@ from cuda_shim import forget
 from tinygen.kernels import runtime
 
 SOURCES = sorted(Path(runtime.__file__).parent.rglob("*.cu"))
+VARIANTS = [pytest.param(source, {}, id=source.stem) for source in SOURCES] + [
+    pytest.param(source, {"CELLS": 2}, id=f"{source.stem}, 2 cells")
+    for source in SOURCES
+    if "lstm_sweep.cuh" in source.read_text()
+]
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 
 
@@ -61,14 +66,14 @@ def compile_by_nvcc(code: str, options: list[str], folder: Path) -> tuple[bytes,
     return b"" if done.returncode else target.read_bytes(), done.stdout + done.stderr
 
 
-def loaded(source: Path, dtype: str) -> tuple[str, list[str]]:
+def loaded(source: Path, dtype: str, **defines: int) -> tuple[str, list[str]]:
     """The text and options with which kernels/runtime.py makes a RawModule."""
     module = mock.Mock()
     cupy = SimpleNamespace(RawModule=module, cuda=SimpleNamespace(Device=lambda: SimpleNamespace(id=-1)))
     cupy.cuda.compiler = SimpleNamespace(CompileException=RuntimeError)
     try:
         with mock.patch.object(runtime, "cupy", return_value=cupy):
-            runtime.cuda_function(source, "any", np.dtype(dtype))
+            runtime.cuda_function(source, "any", np.dtype(dtype), **defines)
     finally:
         forget()
     return module.call_args.kwargs["code"], list(module.call_args.kwargs["options"])
@@ -76,9 +81,9 @@ def loaded(source: Path, dtype: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_source_compiles_without_a_word(source, dtype, architecture, tmp_path):
-    code, options = loaded(source, dtype)
+@pytest.mark.parametrize(("source", "defines"), VARIANTS)
+def test_source_compiles_without_a_word(source, defines, dtype, architecture, tmp_path):
+    code, options = loaded(source, dtype, **defines)
     options.append(f"--gpu-architecture={architecture}")
     if nvrtc():
         cubin, said = compile_by_nvrtc(code, options)

@@ -334,7 +334,7 @@ def test_a_sweep_over_images_is_one_launch(height, width):
         y, residual = diagonal_lstm.forward(x, weight_ih, weight_hh, bias)
         diagonal_lstm.backward(y, weight_ih, weight_hh, residual)
     tiles = (1, -(-height * width // 32), 1)
-    sweep, turn = ((1,), (16, 8)), (tiles, (32, 8))
+    sweep, turn = ((1,), (16, 16)), (tiles, (32, 8))
     names = {"to_rows": turn, "forward": sweep, "backward": sweep, "from_rows": turn}
     assert launches == [(f"diagonal_lstm_{name}", *sizes) for name, sizes in names.items()]
 
