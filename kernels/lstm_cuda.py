@@ -1,8 +1,9 @@
 """An LSTM that sweeps over images on the GPU: what the diagonal and the row LSTM have in common, as `lstm_waves` on the CPU.
 
-The recurrence is one launch (lstm_sweep.cuh). All that does not wait for it is a large matrix product of CuPy: the inputs' part
-of the gates before, the gradients of inputs and weights after, which take maps as rows, (N, H, W, channels). A pass is four
-launches forward and six backward besides small copies of weights: with few images, launches take as long as the work.
+The recurrence is one launch (lstm_sweep.cuh). All that does not wait for it is a large matrix product (product_cuda.py): the
+inputs' part of the gates before, the gradients of inputs and weights after, which take maps as rows, (N, H, W, channels). A
+pass is three launches forward and seven backward besides small copies of weights: with few images, launches take as long as
+the work.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .lstm_gate import cuda as lstm_gate
+from .product_cuda import product
 from .runtime import cuda_function, cupy, shared_memory
 
 Array = Any  # cupy.ndarray
@@ -45,7 +47,8 @@ def forward(x: Array, weight_ih: Array, weight_hh: Array, bias: Array, sweep: Sw
     empty = cupy().empty
     seen = empty((N * pixels, input_taps * C), x.dtype)
     _turn(sweep, "to_rows", _contiguous(x), seen, x.shape, input_taps)
-    gates = seen @ _input_matrix(weight_ih).T
+    # Not `@`: CuPy refuses cuBLAS while a stream captures, and steps of training are captured (tinygen/replay.py).
+    gates = product(seen, _input_matrix(weight_ih).T)
     cells, read = empty((N, pixels, h), x.dtype), empty((N * pixels, taps * h + QUAD), x.dtype)
     hidden = empty((N, h, *size), x.dtype)
     weight = _contiguous(weight_hh.reshape(4, h, h, taps).transpose(3, 2, 1, 0))
@@ -64,10 +67,10 @@ def backward(g: Array, weight_ih: Array, weight_hh: Array, residual: tuple, swee
     weight = _contiguous(weight.reshape(4, h, -1, QUAD, taps).transpose(4, 1, 2, 0, 3))
     g_gates, g_x = cupy().empty(gates.shape, g.dtype), cupy().empty((N, C, *size), g.dtype)
     _sweep(sweep, "backward", g.shape, 9 * h, weight, _contiguous(g), weight, gates, cells, g_gates)
-    _turn(sweep, "from_rows", g_gates @ _input_matrix(weight_ih), g_x, g_x.shape, input_taps)
-    g_ih = (g_gates.T @ seen).reshape(columns, input_taps, C).swapaxes(1, 2)
+    _turn(sweep, "from_rows", product(g_gates, _input_matrix(weight_ih)), g_x, g_x.shape, input_taps)
+    g_ih = product(g_gates.T, seen).reshape(columns, input_taps, C).swapaxes(1, 2)
     # Each row of `read` ends with a one: the bias is the weight of a state that is always 1.
-    g_read = g_gates.T @ read
+    g_read = product(g_gates.T, read)
     return g_x, g_ih, g_read[:, :-QUAD].reshape(columns, taps, h).swapaxes(1, 2), g_read[:, -QUAD]
 
 

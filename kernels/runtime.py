@@ -256,7 +256,7 @@ def _cuda_function(source: Path, name: str, dtype: np.dtype, device: int, define
 def _cuda_module(source: Path, dtype: str, device: int, defines: tuple[tuple[str, int], ...]) -> Any:
     real = {"float32": "float", "float64": "double"}[dtype]
     # CuPy's cache on disk knows the source and the options, and not what the source includes.
-    options = ("--std=c++17", f"-DREAL={real}", f"-I{source.parent.parent}", f"-DHEADERS={_header_digest()}")
+    options = ("--std=c++17", f"-DREAL={real}", f"-I{Path(__file__).parent}", f"-DHEADERS={_header_digest()}")
     options += tuple(f"-D{name}={value}" for name, value in defines)
     module = cupy().RawModule(code=source.read_text(), options=options)
     try:

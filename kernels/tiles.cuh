@@ -6,11 +6,17 @@
 // registers, and each waits at one barrier only. Every sum starts from what it is given and takes its products one by one, in
 // their order, whatever the tile: by fused multiply-adds, so that kernels which compute one sum alone can have the same bits.
 
+#pragma once
+
 constexpr int WARP = 32;
 constexpr int N = 4;        // adjacent columns of a thread: floats are one load of 16 bytes
 constexpr int ACROSS = 8;   // threads of a warp beside each other: their floats are the 128 bytes that one access gives
 constexpr int ALONG = 8;    // threads side by side that fetch neighbours along a row of the left factor: 32 bytes of floats
 constexpr int PADDING = 4;  // spreads the columns over the banks of shared memory, and keeps 16-byte alignment
+
+struct alignas(16) Quad {  // sums of a row that a thread can write at once
+    REAL of[N];
+};
 
 template <int ROWS_, int COLUMNS_, int M_, int DEPTH_>
 struct Tile {

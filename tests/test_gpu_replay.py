@@ -226,7 +226,7 @@ def test_a_replay_repeats_what_a_function_does(cuda):
         z = xp.maximum(x * y[:, None], 0).sum(0)
         z[1:] += 1
         total[...] = total + z
-        return z, z.reshape(3, 1), x @ x.T
+        return z, z.reshape(3, 1), (x[:, None] * x).sum(2)  # x @ x.T, which cannot be captured
 
     rng = np.random.default_rng(0)
     replay = Replay(function, *(xp.asarray(rng.standard_normal(shape)) for shape in ((2, 3), 2)))
@@ -277,3 +277,28 @@ def test_the_stand_in_refuses_what_a_capture_refuses():
                 print(number, function())
             with pytest.raises(RuntimeError, match="StreamCaptureInvalidated"):
                 stream.end_capture()
+
+
+@needs_compiler
+@no_cupy
+def test_the_stand_in_captures_no_product_of_matrices():
+    with strict_cupy() as cupy:
+        x, vector = cupy.ones((3, 3)), cupy.ones(3)
+        refused = [
+            lambda: x @ x,
+            lambda: x @ vector,
+            lambda: x.dot(x),
+            lambda: cupy.dot(x, vector),
+            lambda: cupy.matmul(x, x.T),
+            lambda: cupy.tensordot(x, x),
+            lambda: cupy.einsum("ij,jk->ik", x, x),
+        ]
+        stream = cupy.cuda.Stream(non_blocking=True)
+        stream.begin_capture()
+        for number, function in enumerate(refused):
+            with pytest.raises(NotImplementedError, match="cuBLAS"):
+                print(number, function())
+        total = cupy.dot(vector, vector)
+        stream.end_capture().launch()
+        assert total.get() == 3
+        assert [function() is not None for function in refused] == [True] * len(refused)

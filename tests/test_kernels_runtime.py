@@ -21,7 +21,7 @@ from tinygen.kernels.runtime import configured_numba, jit, pjit
 from tinygen.training import RunError
 
 numba = configured_numba()
-SOURCES = sorted(Path(runtime.__file__).parent.glob("*/*.cu"))
+SOURCES = sorted(Path(runtime.__file__).parent.rglob("*.cu"))
 BOTH_DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 

@@ -2,16 +2,13 @@
 // is where an entry of a factor comes from. REAL is float or double; see cuda.py for the launches. No atomics: sums run in a
 // fixed order.
 
+#include "parts.cuh"
 #include "tiles.cuh"
 
 // One product of the sum for an output: which weight (counted from the first of its output channel), how far the pixel lies
 // from the output's own place in the input, and how far down and to the right, for the test whether it is inside the image.
 struct alignas(16) Term {
     int weight, offset, down, right;
-};
-
-struct alignas(16) Quad {
-    REAL of[N];
 };
 
 struct Image {
@@ -163,21 +160,3 @@ KERNELS(8)
 KERNELS(16)
 KERNELS(32)
 KERNELS(64)
-
-constexpr int RUNS = 8;  // of parts, each added up by a thread of its own
-
-// gradient = the sum of the parts: of each run in their order, then of the runs in theirs.
-extern "C" __global__ void __launch_bounds__(WARP* RUNS)
-    add_parts(const REAL* __restrict__ parts, REAL* __restrict__ gradient, long long size, int count) {
-    __shared__ REAL sums[RUNS][WARP];
-    const long long i = (long long)blockIdx.x * WARP + threadIdx.x;
-    const int length = (count + RUNS - 1) / RUNS, begin = threadIdx.y * length, end = min(begin + length, count);
-    REAL sum = 0;
-    if (i < size)
-        for (int part = begin; part < end; ++part) sum += parts[part * size + i];
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y > 0 || i >= size) return;
-    for (int run = 1; run < RUNS; ++run) sum += sums[run][threadIdx.x];
-    gradient[i] = sum;
-}

@@ -14,17 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..parts import added, split
 from ..runtime import cuda_function, cupy, multiprocessors
-from ..tiles import WARP, Tile, quickest
+from ..tiles import Tile, quickest
 from .geometry import Pair, Taps, output_size, spread, tap_count
 from .layout import Axis, Window, backward_axis, forward_axis
 
 Array = Any  # cupy.ndarray
 
 SOURCE = Path(__file__).with_name("conv2d.cu")
-DEPTH, RUNS = 8, 8  # as in conv2d.cu
-WARPS = 8  # of a multiprocessor, among which the sums over pixels are split: two on a scheduler hide each other's waiting
-LEAST_PIXELS = 64  # of such a part: the parts must be added up afterwards
 TILES = (Tile(64, 64, 4), Tile(32, 32, 1), Tile(16, 32, 1), Tile(8, 32, 1))
 
 
@@ -98,12 +96,7 @@ def weight_gradient(
     correlate = cuda_function(SOURCE, f"correlate_{tile.rows}", x.dtype)
     grid = (*tile.count(g.shape[1] // groups, terms), parts * groups)
     correlate(grid, (tile.threads,), (x, g, plan.terms, plan.shape, sums, np.int32(part_size)))
-    gradient = sums[0]
-    if parts > 1:
-        gradient = xp.empty(shape, x.dtype)
-        add_parts = cuda_function(SOURCE, "add_parts", x.dtype)
-        add_parts((-(-gradient.size // WARP),), (WARP, RUNS), (sums, gradient, np.int64(gradient.size), np.int32(parts)))
-    return spread(gradient, channels, kernel_size, taps, xp)
+    return spread(added(sums, SOURCE), channels, kernel_size, taps, xp)
 
 
 def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias):
@@ -126,15 +119,9 @@ def _convolve(x, weight, axis, window, shape, groups, row_step, term_step, bias)
 
 @lru_cache(maxsize=256)
 def _split(rows: int, columns: int, groups: int, pixels: int, processors: int) -> tuple[Tile, int, int]:
-    """The tile of least work for matrices of sums over all pixels, into how many parts to split the pixels, and their size.
-
-    Few tiles of the result would leave the GPU idle.
-    """
+    """The tile of least work for matrices of sums over all pixels, into how many parts to split the pixels, and their size."""
     tile = min(TILES, key=lambda tile: prod(tile.count(rows, columns)) * tile.warps * tile.work)
-    warps = prod(tile.count(rows, columns)) * groups * tile.warps
-    parts = min(-(-WARPS * processors // warps), -(-pixels // LEAST_PIXELS))
-    size = -(-pixels // (parts * DEPTH)) * DEPTH
-    return tile, -(-pixels // size), size
+    return tile, *split(pixels, prod(tile.count(rows, columns)) * groups * tile.warps, processors)
 
 
 @cache  # without bounds: a CUDA graph reads the plans that it was captured with long after the last call

@@ -2,15 +2,17 @@
 
 Each call is repeated with its arguments, and what it returns is written into the array that it returned the first time. What a
 capture does not allow is an error: what the host waits for, and what it sends. It makes the capture invalid, so that its end is
-an error too.
+an error too. A product of matrices is an error of CuPy's own, which leaves the capture as it is.
 """
 
 import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import numpy as np
+
+CUBLAS = ("matmul", "dot", "inner", "tensordot", "einsum")  # functions and methods that multiply matrices by it
 
 
 class _Capture:
@@ -35,6 +37,13 @@ def refuse(what: str) -> None:
     if _Capture.calls is not None:
         _Capture.valid = False
         raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} is not permitted when a stream is capturing")
+
+
+def refuse_cublas(function: str, operands: Iterable[Any]) -> None:
+    """Raise CuPy's error for a product of arrays while a stream captures; that of two vectors CuPy computes by itself."""
+    dimensions = [operand.ndim for operand in operands if hasattr(operand, "ndim")]
+    if _Capture.calls is not None and function in CUBLAS and len(dimensions) > 1 and max(dimensions) > 1:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
 class Stream:

@@ -8,7 +8,7 @@
 Inside, `import cupy` gives a namespace that has what the installed CuPy has, and nothing else: a function that CuPy lacks, or
 an argument that its function does not take, is an error. So is a NumPy array among the arguments, an index that is one, an
 assignment of one, and `numpy.asarray` of an array of this type; `cupy.asarray` and `cupy.asnumpy` are the only ways in and out.
-A stream captures what is done (graphs.py), and then these ways are errors too.
+A stream captures what is done (graphs.py), and then these ways are errors too, as are products of matrices.
 Results without axes are arrays, as CuPy's are, and not scalars. What `empty` returns is NaN. Of the values that an assignment
 writes to one element the first is kept, as it may be on a device, where NumPy keeps the last. Other values are NumPy's.
 """
@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from cuda_shim import CudaOnCpu, Function, RawModule, imported_as_cupy
-from cuda_shim.graphs import Stream, performed, refuse
+from cuda_shim.graphs import Stream, performed, refuse, refuse_cublas
 
 try:
     import cupy as real
@@ -162,6 +162,7 @@ def _operators() -> None:
 def _operated(function: Callable, *sides: Any) -> Any:
     if not all(isinstance(side, (ndarray, bool, int, float, complex, np.generic, np.ndarray)) for side in sides):
         return NotImplemented
+    refuse_cublas(function.__name__, sides)
     _log[function.__name__] += 1
     return _wrapped(performed(function, *map(_bare, sides)))
 
@@ -227,6 +228,7 @@ def _called(function: Callable, signature: inspect.Signature | None, converts: b
     bound = isinstance(getattr(function, "__self__", None), np.ndarray)
     if function.__name__ in WAITING:
         refuse(function.__name__)
+    refuse_cublas(function.__name__, sources)
     if function.__name__ in JOINING and len(sources) > JOINED:
         refuse(f"{function.__name__} of more than {JOINED} arrays, whose addresses the host sends,")
     result = _wrapped(performed(function, *args[bound:], **kwargs), *sources)
