@@ -162,5 +162,6 @@ def _convolutions(quick: bool) -> Iterator[Op]:
             lambda x, weight, steps=steps: conv2d(x, weight, **steps),
             reference,
             flops=6 * batch * outputs * inputs * taps**2,
+            tolerance=2e-5,
             fusible=True,
         )
