@@ -16,6 +16,7 @@ from .product_cuda import product
 from .runtime import cuda_function, cupy, shared_memory
 
 Array = Any  # cupy.ndarray
+ROWS_SOURCE = Path(__file__).with_name("rows.cu")
 TILE, MOST_UNITS, FEWEST_UNITS, WARP = 32, 64, 16, 32  # slots of a block at a time; threads along the units, at most and least
 FEW = 32  # units with which twice as many threads, each of half as many cells, hide each other's waits
 QUAD = 4  # numbers that are loaded together
@@ -25,9 +26,9 @@ SPILLED, ROWS, ALL = range(3)  # as in lstm_sweep.cuh
 
 
 class Sweep(NamedTuple):
-    """A kernel source with `<its name>_forward`, `_backward`, `_to_rows` and `_from_rows`, and what a cell reads.
+    """A kernel source with `<its name>_forward` and `_backward`, and what a cell reads.
 
-    option: the last argument of the first two
+    option: the last argument of both
     slots: places of a wave's line
     reach: how far on this line, at most, a tap looks
     """
@@ -46,7 +47,7 @@ def forward(x: Array, weight_ih: Array, weight_hh: Array, bias: Array, sweep: Sw
     pixels = size[0] * size[1]
     empty = cupy().empty
     seen = empty((N * pixels, input_taps * C), x.dtype)
-    _turn(sweep, "to_rows", _contiguous(x), seen, x.shape, input_taps)
+    _turn("to_rows", _contiguous(x), seen, x.shape, input_taps)
     # Not `@`: CuPy refuses cuBLAS while a stream captures, and steps of training are captured (tinygen/replay.py).
     gates = product(seen, _input_matrix(weight_ih).T)
     cells, read = empty((N, pixels, h), x.dtype), empty((N * pixels, taps * h + QUAD), x.dtype)
@@ -67,7 +68,7 @@ def backward(g: Array, weight_ih: Array, weight_hh: Array, residual: tuple, swee
     weight = _contiguous(weight.reshape(4, h, -1, QUAD, taps).transpose(4, 1, 2, 0, 3))
     g_gates, g_x = cupy().empty(gates.shape, g.dtype), cupy().empty((N, C, *size), g.dtype)
     _sweep(sweep, "backward", g.shape, 9 * h, weight, _contiguous(g), weight, gates, cells, g_gates)
-    _turn(sweep, "from_rows", product(g_gates, _input_matrix(weight_ih)), g_x, g_x.shape, input_taps)
+    _turn("from_rows", product(g_gates, _input_matrix(weight_ih)), g_x, g_x.shape, input_taps)
     g_ih = product(g_gates.T, seen).reshape(columns, input_taps, C).swapaxes(1, 2)
     # Each row of `read` ends with a one: the bias is the weight of a state that is always 1.
     g_read = product(g_gates.T, read)
@@ -101,12 +102,12 @@ def _sweep(sweep: Sweep, direction: str, shape: tuple[int, ...], rows: int, weig
     function((batch,), (units, TILE // cells), (*arrays, spill, *options), shared_mem=sizes[mode])
 
 
-def _turn(sweep: Sweep, name: str, source: Array, target: Array, shape: tuple[int, ...], taps: int) -> None:
-    """From maps of `shape` to rows, or back; see lstm_sweep.cuh."""
+def _turn(name: str, source: Array, target: Array, shape: tuple[int, ...], taps: int) -> None:
+    """From maps of `shape` to rows, or back; see rows.cu."""
     batch, channels, height, width = shape
     if batch:
         blocks = (batch, -(-height * width // SIDE), -(-channels // SIDE))
-        function = cuda_function(sweep.source, f"{sweep.source.stem}_{name}", source.dtype)
+        function = cuda_function(ROWS_SOURCE, name, source.dtype)
         function(blocks, (SIDE, TURNERS), (source, target, *map(np.int32, (channels, height * width, width, taps))))
 
 

@@ -19,6 +19,7 @@ LEAST = 64  # products of a part, at least: the parts must be added up afterward
 
 
 def most_parts(length: int) -> int:
+    """How many parts sums of so many products may have."""
     return -(-length // LEAST)
 
 

@@ -37,13 +37,3 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS)
         sweep_backward(Diagonals{height, width, reverse}, g, weight, gates, cells, g_gates, room, memory);
     });
 }
-
-extern "C" __global__ void diagonal_lstm_to_rows(const REAL* __restrict__ maps, REAL* __restrict__ rows, int channels, int pixels,
-                                                 int width, int taps) {
-    to_rows(maps, rows, channels, pixels, width, taps);
-}
-
-extern "C" __global__ void diagonal_lstm_from_rows(const REAL* __restrict__ rows, REAL* __restrict__ maps, int channels, int pixels,
-                                                   int width, int taps) {
-    from_rows(rows, maps, channels, pixels, width, taps);
-}
