@@ -32,7 +32,9 @@ class Run:
 
     def __init__(self, name, clip=0.5, kind=None):
         kind = kind or model_class(name)
-        self.recipe = replace(kind.RECIPES["quick"], clip=clip)
+        quick = kind.RECIPES["quick"]
+        small = {name: min(size, 5) for name, size in quick.model.items() if name != "kernel_size"}
+        self.recipe = replace(quick, clip=clip, model=quick.model | small)
         self.model = kind.build(self.recipe, Split(np.zeros((9, 5, 6), np.uint8)), np.random.default_rng(3)).to("cuda")
         self.optimizers, self.rng = self.model.optimizers(self.recipe), np.random.default_rng(4)
 
