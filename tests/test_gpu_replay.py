@@ -56,7 +56,7 @@ def without_graphs(patch):
     patch.setattr(Replays, "step", lambda *_: None)
 
 
-def alike(trained):
+def assert_alike(trained):
     """Assert that `trained()`, figures and a run, has the same bits with graphs and without; returns the former."""
     with pytest.MonkeyPatch.context() as patch:
         without_graphs(patch)
@@ -76,7 +76,7 @@ def test_steps_are_the_same_bits(name, clip, cuda):
         run = Run(name, clip)
         return [run.step(number) for number in range(5)], run
 
-    assert alike(trained).graph is not None
+    assert assert_alike(trained).graph is not None
 
 
 def test_a_changed_batch_is_captured_anew(cuda):
@@ -89,7 +89,7 @@ def test_a_changed_batch_is_captured_anew(cuda):
             assert [a is b for a, b in pairwise(graphs)] == [True, False, True, False]
         return figures, run
 
-    alike(trained)
+    assert_alike(trained)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +108,7 @@ def test_between_replays_a_model_is_evaluated_and_filled(name, cuda):
                 run.model.load_state_dict(start)
         return figures, run
 
-    assert alike(trained).graph is not None
+    assert assert_alike(trained).graph is not None
 
 
 def test_parameters_in_other_places_are_not_replayed(cuda):
@@ -121,7 +121,7 @@ def test_parameters_in_other_places_are_not_replayed(cuda):
         run.optimizers = run.model.optimizers(run.recipe)
         return [*figures, run.step(3), run.step(4)], run
 
-    assert alike(trained).graph is not None
+    assert assert_alike(trained).graph is not None
 
 
 def test_moved_to_and_fro_a_model_is_trained_where_it_is(cuda):
@@ -131,7 +131,7 @@ def test_moved_to_and_fro_a_model_is_trained_where_it_is(cuda):
         run.model.to("cpu").to("cuda")
         return [*figures, run.step(1), run.step(2)], run
 
-    alike(trained)
+    assert_alike(trained)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(cuda):
@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(cuda):
             np.testing.assert_array_equal(array, before[key])
         return [*figures, run.step(2)], run
 
-    assert alike(trained).graph is not None
+    assert assert_alike(trained).graph is not None
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(cuda):
@@ -169,7 +169,7 @@ def test_operations_are_checked_one_by_one_without_the_graph(cuda):
                 run.step(2, spoilt=True)
         return [*figures, run.step(3)], run
 
-    assert alike(trained).graph is not None
+    assert assert_alike(trained).graph is not None
 
 
 class Reading(PixelCNN):
@@ -194,7 +194,7 @@ def test_what_cannot_be_captured_is_done_without_a_graph(kind, cuda):
         return figures, run
 
     texts = []
-    alike(trained)
+    assert_alike(trained)
     without, (text,) = texts
     assert without == []
     assert text.startswith("training goes on without a CUDA graph, more slowly (")

@@ -194,12 +194,13 @@ class Op:
         saved, stamps = [], []
         for kind, key in node.plan.slots:
             if kind == "argument":
-                value = arrays[key]
-                if parents[key] is not None or is_array(value):
-                    stamps.append(_stamp(self.arguments[key], value, parents[key]))
+                value, parent = arrays[key], parents[key]
+                if (parent is not None or is_array(value)) and (stamp := _stamp(self.arguments[key], value, parent)):
+                    stamps.append(stamp)
             elif kind == "arguments":
                 value = tuple(arrays)
-                stamps += [_stamp(f"argument {k}", array, parents[k]) for k, array in enumerate(arrays) if is_array(array)]
+                found = [_stamp(f"argument {k}", array, parents[k]) for k, array in enumerate(arrays) if is_array(array)]
+                stamps += filter(None, found)
             elif kind == "shapes":
                 value = tuple([array.shape for array in arrays])
             elif kind == "y":
@@ -215,7 +216,7 @@ class Op:
             else:
                 value = options[key] if key in options else self.defaults[key]
             saved.append(value)
-        node.saved, node.stamps = saved, [stamp for stamp in stamps if stamp is not None]
+        node.saved, node.stamps = saved, stamps
 
     def check_unchanged(self, node: Node) -> None:
         """Raise RuntimeError if an array that this node's rules are about to read was changed since it was saved."""
